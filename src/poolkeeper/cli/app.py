@@ -1,0 +1,63 @@
+"""The commands and what they have in common: version, error messages, exit codes."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from poolkeeper.cli.check import command as check_command
+from poolkeeper.cli.errors import RUNTIME_FAILURE, CommandError
+from poolkeeper.cli.main import version
+
+app = typer.Typer(
+    name="poolkeeper",
+    help="A PostgreSQL connection pool that keeps working when the database does not.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command(help=check_command.HELP_TEXT)(check_command.check)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"poolkeeper {version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    *,
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
+    ] = False,
+    _debug: Annotated[
+        bool, typer.Option("--debug", help="Show a traceback when a command fails.")
+    ] = False,
+) -> None:
+    pass
+
+
+def run() -> int:
+    """Run the command in ``sys.argv`` and return its exit code."""
+    try:
+        app()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else RUNTIME_FAILURE
+    except CommandError as error:
+        if _debug_wanted():
+            raise
+        print(error, file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _debug_wanted() -> bool:
+    return "--debug" in sys.argv[1:]

@@ -1,0 +1,1 @@
+"""``poolkeeper check``: find out, step by step, what keeps a database from being used."""

@@ -1,0 +1,679 @@
+"""The pool's decisions: who gets which connection, what to open, what to close."""
+
+from __future__ import annotations
+
+from bisect import insort
+from math import inf
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
+
+from poolkeeper.core.availability import Failure
+from poolkeeper.core.backoff import Backoff
+from poolkeeper.core.effects import (
+    Close,
+    Connect,
+    Effect,
+    Grant,
+    OutageBegan,
+    OutageEnded,
+    Refusal,
+    Refuse,
+    Reset,
+    Validate,
+)
+from poolkeeper.core.lifecycle import Phase, advance
+from poolkeeper.core.sizing import Limits, connections_to_open, expected_wait
+from poolkeeper.core.slots import (
+    CLOSED,
+    CLOSING,
+    COMING,
+    CONNECTED,
+    CONNECTING,
+    IDLE,
+    IN_USE,
+    RESETTING,
+    VALIDATING,
+    Slot,
+)
+from poolkeeper.core.waiters import Ticket, TicketState, Waiters
+from poolkeeper.exceptions import InvariantViolated
+from poolkeeper.snapshot import PoolSnapshot
+
+if TYPE_CHECKING:
+    from random import Random
+
+_idle_since = attrgetter("idle_since")
+_alive_at = attrgetter("alive_at")
+
+MEAN_USE_WEIGHT = 0.05
+"""Weight of the newest hold time in the moving mean that predicts waiting times."""
+
+HOPELESS_FACTOR = 2.0
+"""How far beyond its deadline a request must be expected to end before it is refused at once.
+The prediction is rough, so only a clear case counts."""
+
+
+class PoolState:
+    """Slots, waiters and generations of one pool.
+
+    No method awaits and none calls back, so within one event loop each is atomic and no lock is
+    needed. ``now`` is always the pool's clock in seconds. Methods that report an event return the
+    effects to carry out, in order; ``take``, ``park`` and ``pass_on`` are the hot path and return
+    what they did instead.
+
+    ``len(slots) <= max_size`` is the only size; every other count is derived from slot states.
+    """
+
+    def __init__(self, limits: Limits, rng: Random) -> None:
+        self.limits = limits
+        self.phase = Phase.NEW
+        self.paused = False
+        self.generation = 0
+        self.slots: dict[int, Slot] = {}
+        self.idle: list[Slot] = []
+        self.waiters = Waiters()
+        self.down_since: float | None = None
+        self.last_failure: Failure | None = None
+        self.last_failure_at: float | None = None
+        self.alive_at = 0.0
+        self.next_attempt_at = -inf
+        self.mean_use = 0.0
+        self._lost_since_alive = 0
+        self._rng = rng
+        self._backoff = Backoff(limits.reconnect_initial_delay, limits.reconnect_max_delay, rng)
+        # Slow start: how many connections may be opened at the same time. Doubles with each
+        # success and falls to one at the first failure, so a database that comes back never
+        # meets a herd.
+        self._window = 1
+        self._last_slot_id = 0
+        self._last_retirement_at = -inf
+
+    # Hot path ---------------------------------------------------------------------------------
+
+    def take(self, now: float) -> Slot | None:
+        """Take the most recently used idle connection if it can be trusted as it is.
+
+        None means: make a ``request``. An idle slot implies an empty queue (or a pause), so
+        nobody is overtaken.
+        """
+        if not self.idle or self.paused:
+            return None
+        slot = self.idle[-1]
+        if now - slot.alive_at > self.limits.validation_bypass or now >= slot.retire_at:
+            return None
+        self.idle.pop()
+        slot.state = IN_USE
+        slot.taken_at = now
+        slot.uses += 1
+        return slot
+
+    def pass_on(self, slot: Slot, now: float) -> Ticket | None:
+        """Hand a sound released connection to whoever has waited longest; None if nobody may."""
+        if not self.waiters or not self._sound(slot, now) or self.paused:
+            return None
+        self.mean_use += (now - slot.taken_at - self.mean_use) * MEAN_USE_WEIGHT
+        ticket = self.waiters.pop()
+        self._assign(ticket, slot, now)
+        slot.alive_at = now
+        return ticket
+
+    def park(self, slot: Slot, now: float) -> bool:
+        """Make a sound released connection idle; False means: use ``release``."""
+        if not self._sound(slot, now) or (self.waiters and not self.paused):
+            return False
+        slot.state = IDLE
+        slot.alive_at = slot.idle_since = now
+        self.idle.append(slot)
+        return True
+
+    def _sound(self, slot: Slot, now: float) -> bool:
+        """Whether a connection coming back may simply be used again."""
+        return (
+            slot.generation == self.generation
+            and now < slot.retire_at
+            and not slot.lost
+            and self.phase is Phase.OPEN
+            and (self.limits.max_uses is None or slot.uses < self.limits.max_uses)
+            and len(self.slots) <= self.limits.max_size
+        )
+
+    # Requests ---------------------------------------------------------------------------------
+
+    def request(self, now: float, deadline: float, owner: Any) -> tuple[Ticket, list[Effect]]:
+        """Ask for a connection. The ticket is granted or refused by this or a later effect."""
+        ticket = Ticket(now, deadline, owner)
+        why = self._turn_away(now, deadline)
+        if why is not None:
+            ticket.state = TicketState.DONE
+            return ticket, [Refuse(ticket, why)]
+        self.waiters.add(ticket)
+        return ticket, self._progress(now)
+
+    def _turn_away(self, now: float, deadline: float) -> Refusal | None:
+        """Say why a new request cannot be queued, or None."""
+        if self.phase is not Phase.OPEN:
+            return Refusal.CLOSED
+        if self.down_since is not None:
+            if now >= self.patience_until():
+                return Refusal.UNAVAILABLE
+            if self.next_attempt_at > deadline and not self._count(CONNECTING):
+                return Refusal.UNAVAILABLE
+        waiting = len(self.waiters)
+        limit = self.limits.max_waiting
+        if limit is not None and waiting >= limit and not self._servable(now):
+            return Refusal.QUEUE_FULL
+        if waiting >= self.limits.max_size:
+            wait = expected_wait(
+                ahead=waiting, max_size=self.limits.max_size, mean_use=self.mean_use
+            )
+            if wait > HOPELESS_FACTOR * (deadline - now):
+                return Refusal.HOPELESS
+        return None
+
+    def _servable(self, now: float) -> bool:
+        """Whether a newcomer would be granted at once or by a validation just for it."""
+        return bool(self.idle) and not self.paused and now < self.idle[-1].retire_at
+
+    def accept(self, ticket: Ticket) -> Slot:
+        """The owner of a granted ticket picks its connection up."""
+        if ticket.state is not TicketState.GRANTED or ticket.slot is None:
+            msg = f"a ticket in state {ticket.state.name} cannot be accepted"
+            raise InvariantViolated(msg)
+        ticket.state = TicketState.DONE
+        return ticket.slot
+
+    def cancel(self, ticket: Ticket, now: float) -> list[Effect]:
+        """The owner has gone, whatever had happened to its ticket.
+
+        A connection already granted goes to the next in line.
+        """
+        if ticket.state is TicketState.WAITING:
+            ticket.state = TicketState.DONE
+            self.waiters.remove(ticket)
+        elif ticket.state is TicketState.GRANTED:
+            slot = self.accept(ticket)
+            # Never picked up, so never used: it counts neither as a use nor as a sign of life.
+            slot.uses -= 1
+            return self._return(slot, now)
+        return []
+
+    def release(self, slot: Slot, now: float, *, dirty: bool = False) -> list[Effect]:
+        """A borrower gives its connection back; ``dirty`` asks for a cleaned session first."""
+        if slot.state is not IN_USE:
+            msg = f"slot {slot.id} was released in state {slot.state.name}"
+            raise InvariantViolated(msg)
+        if not slot.lost:
+            slot.alive_at = slot.idle_since = now
+            if dirty and self._reason_to_close(slot, now) is None:
+                slot.move(RESETTING)
+                return [Reset(slot)]
+        return self._return(slot, now)
+
+    def discard(self, slot: Slot, reason: str) -> list[Effect]:
+        """A borrower gives back a connection nobody else may have."""
+        return [self._leave(slot, reason, abort=True)]
+
+    def _return(self, slot: Slot, now: float) -> list[Effect]:
+        """Bring a connection nobody is at work on any more back into circulation, or close it."""
+        if slot.lost:
+            return [self._leave(slot, "connection_lost", abort=True)]
+        reason = self._reason_to_close(slot, now)
+        if reason is not None:
+            return [self._leave(slot, reason)]
+        return self._settle(slot, now)
+
+    def _reason_to_close(self, slot: Slot, now: float) -> str | None:
+        """Why a healthy connection must not be used again, or None."""
+        if self.phase is not Phase.OPEN:
+            return "pool_closed"
+        if slot.generation != self.generation:
+            return "expired"
+        if slot.retire_reason is not None and now >= slot.retire_at:
+            return slot.retire_reason
+        if self.limits.max_uses is not None and slot.uses >= self.limits.max_uses:
+            return "max_uses"
+        if len(self.slots) > self.limits.max_size:
+            return "resize"
+        return None
+
+    def _settle(self, slot: Slot, now: float) -> list[Effect]:
+        """Make a connection idle and let the queue have it if it wants it."""
+        slot.move(IDLE)
+        # Ordered by last use: a probe must not make an unused connection look used, or surplus
+        # connections would never be shed.
+        insort(self.idle, slot, key=_idle_since)
+        return self._progress(now)
+
+    def _assign(self, ticket: Ticket, slot: Slot, now: float) -> None:
+        # Changed when decided, not when the owner wakes: nobody can take the slot meanwhile.
+        slot.state = IN_USE
+        slot.taken_at = now
+        slot.uses += 1
+        ticket.slot = slot
+        ticket.state = TicketState.GRANTED
+
+    # Progress ---------------------------------------------------------------------------------
+
+    def _progress(self, now: float) -> list[Effect]:
+        """Serve the queue from idle connections, then open what is still missing."""
+        effects: list[Effect] = []
+        if self.phase is not Phase.OPEN:
+            return effects
+        if not self.paused:
+            self._serve(now, effects)
+        self._open_missing(now, effects)
+        return effects
+
+    def _serve(self, now: float, effects: list[Effect]) -> None:
+        while self.waiters and self.idle:
+            slot = self.idle[-1]
+            if now - slot.alive_at > self.limits.validation_bypass:
+                slot = max(self.idle, key=_alive_at)
+            if now >= slot.retire_at and self._may_retire(slot, now):
+                self.idle.remove(slot)
+                effects.append(self._leave(slot, slot.retire_reason or "max_lifetime"))
+            elif now - slot.alive_at <= self.limits.validation_bypass:
+                self.idle.remove(slot)
+                ticket = self.waiters.pop()
+                self._assign(ticket, slot, now)
+                effects.append(Grant(ticket, slot))
+            elif self._count(VALIDATING) + self._count(RESETTING) < len(self.waiters):
+                self.idle.remove(slot)
+                slot.move(VALIDATING)
+                effects.append(Validate(slot))
+            else:
+                # Every waiter has a connection being prepared; the rest may sleep on.
+                break
+
+    def _open_missing(self, now: float, effects: list[Effect]) -> None:
+        if len(self.slots) >= self.limits.max_size or now < self.next_attempt_at:
+            return
+        connecting = self._count(CONNECTING)
+        number = connections_to_open(
+            min_size=self.limits.min_size,
+            max_size=self.limits.max_size,
+            total=len(self.slots),
+            leaving=self._count(CLOSING),
+            waiting=0 if self.paused else len(self.waiters),
+            coming=self._coming(),
+            connecting=connecting,
+            window=self._window,
+        )
+        if number == 0 and self.down_since is not None and not connecting:
+            # During an outage somebody has to keep asking, even with no floor and no queue.
+            number = min(1, self.limits.max_size - len(self.slots))
+        effects.extend(Connect(self._new_slot()) for _ in range(number))
+
+    def _new_slot(self) -> Slot:
+        self._last_slot_id += 1
+        slot = Slot(self._last_slot_id, self.generation)
+        self.slots[slot.id] = slot
+        return slot
+
+    def _coming(self) -> int:
+        return sum(
+            slot.state in COMING and slot.generation == self.generation
+            for slot in self.slots.values()
+        )
+
+    def _count(self, *states: object) -> int:
+        return sum(slot.state in states for slot in self.slots.values())
+
+    # Outcomes ---------------------------------------------------------------------------------
+
+    def connected(self, slot: Slot, connection: Any, now: float) -> list[Effect]:
+        """A dial succeeded."""
+        slot.connection = connection
+        slot.created_at = slot.alive_at = slot.idle_since = now
+        slot.retire_at = self._retirement_time(now)
+        if self.phase is not Phase.OPEN:
+            return [self._leave(slot, "pool_closed")]
+        effects = self._alive(now)
+        if slot.generation != self.generation:
+            return [*effects, self._leave(slot, "expired"), *self._progress(now)]
+        if len(self.slots) > self.limits.max_size:
+            return [*effects, self._leave(slot, "resize")]
+        predecessor, slot.replaces = slot.replaces, None
+        if predecessor is not None:
+            if predecessor.state is IDLE:
+                self.idle.remove(predecessor)
+                effects.append(self._leave(predecessor, predecessor.retire_reason or "max_lifetime"))
+            elif predecessor.state in CONNECTED:
+                # At work; it closes when it comes back.
+                predecessor.retire_at = now
+        self._window = min(self._window * 2, self.limits.max_size)
+        return effects + self._settle(slot, now)
+
+    def connect_failed(self, slot: Slot, failure: Failure, now: float) -> list[Effect]:
+        """A dial failed, or was given up; its room is free again."""
+        slot.move(CLOSED)
+        del self.slots[slot.id]
+        if self.phase is not Phase.OPEN:
+            return self._finish_if_empty()
+        self._window = 1
+        self.last_failure = failure
+        self.last_failure_at = now
+        if slot.replaces is not None:
+            # The old connection still works; try again when the next retirement is due.
+            slot.replaces.retire_at = now + self._retirement_interval()
+        self.next_attempt_at = now + self._backoff.next_delay()
+        effects: list[Effect] = []
+        if failure is not Failure.BACKPRESSURE:
+            self._note_if_down("connect_failed", now, now - self.alive_at, effects)
+        return effects + self.tick(now)
+
+    def validated(self, slot: Slot, now: float) -> list[Effect]:
+        """A probe came back in time."""
+        slot.alive_at = now
+        effects = self._alive(now)
+        return effects + self._return(slot, now)
+
+    def validation_failed(self, slot: Slot, now: float) -> list[Effect]:
+        """A probe failed: what broke this connection may have broken its whole cohort.
+
+        Idle connections of the cohort are dropped at once, which makes room to dial fresh in
+        parallel; those in use close when they come back.
+        """
+        self._lost_since_alive += self._count(*CONNECTED)
+        self.last_failure_at = now
+        self._window = 1
+        effects: list[Effect] = [self._leave(slot, "validation_failed", abort=True)]
+        if self.phase is not Phase.OPEN:
+            return effects
+        if slot.generation == self.generation:
+            for ticket in self.waiters:
+                ticket.saw_broken = True
+            self.generation += 1
+            effects.extend(self._drop_idle("validation_failed", abort=True))
+            self._note_if_down("validation_failed", now, now - self.alive_at, effects)
+        return effects + self._progress(now)
+
+    def reset_done(self, slot: Slot, now: float) -> list[Effect]:
+        """A session was cleaned; that it answered is a sign of life."""
+        return self.validated(slot, now)
+
+    def reset_failed(self, slot: Slot, now: float) -> list[Effect]:
+        """A session could not be cleaned in time, so nobody may have it."""
+        effects: list[Effect] = [self._leave(slot, "reset_failed", abort=True)]
+        return effects + self._progress(now)
+
+    def lost(self, slot: Slot, now: float) -> list[Effect]:
+        """The driver saw the connection die, in whatever state it was."""
+        if slot.lost or slot.state in (CLOSING, CLOSED, CONNECTING):
+            return []
+        slot.lost = True
+        self._lost_since_alive += 1
+        self._window = 1
+        effects: list[Effect] = []
+        if slot.state is IDLE:
+            self.idle.remove(slot)
+            effects.append(self._leave(slot, "connection_lost", abort=True))
+        # In any other state somebody is at work on it, will fail, and will bring it back.
+        if self.phase is Phase.OPEN:
+            # The peer itself said so: there is no silence to speak of.
+            self._note_if_down("connection_lost", now, 0.0, effects)
+            effects += self._progress(now)
+        return effects
+
+    def closed(self, slot: Slot, now: float) -> list[Effect]:
+        """The connection is gone and its room is free."""
+        slot.move(CLOSED)
+        slot.connection = None
+        del self.slots[slot.id]
+        if self.phase is not Phase.OPEN:
+            return self._finish_if_empty()
+        return self._progress(now)
+
+    def _leave(self, slot: Slot, reason: str, *, abort: bool = False) -> Close:
+        slot.move(CLOSING)
+        return Close(slot, reason, abort)
+
+    def _drop_idle(self, reason: str, *, abort: bool) -> list[Effect]:
+        stale = [slot for slot in self.idle if slot.generation != self.generation]
+        self.idle = [slot for slot in self.idle if slot.generation == self.generation]
+        return [self._leave(slot, reason, abort=abort) for slot in stale]
+
+    # Availability -----------------------------------------------------------------------------
+
+    @property
+    def attempts(self) -> int:
+        """Failed connection attempts since the last success."""
+        return self._backoff.attempts
+
+    def usable(self) -> int:
+        """Open connections of the current generation not known to be dead."""
+        return sum(
+            slot.state in CONNECTED and slot.generation == self.generation and not slot.lost
+            for slot in self.slots.values()
+        )
+
+    def _alive(self, now: float) -> list[Effect]:
+        """Something was heard from the database."""
+        self.alive_at = now
+        self._lost_since_alive = 0
+        if self.down_since is None:
+            if self._backoff.attempts:
+                self._forget_failures()
+            return []
+        ended = OutageEnded(now - self.down_since, self._backoff.attempts)
+        self.down_since = None
+        self._forget_failures()
+        return [ended]
+
+    def _forget_failures(self) -> None:
+        self._backoff.reset()
+        self.next_attempt_at = -inf
+        self.last_failure = None
+
+    def _note_if_down(
+        self, reason: str, now: float, silent_for: float, effects: list[Effect]
+    ) -> None:
+        if self.down_since is None and self.usable() == 0:
+            self.down_since = now
+            self._window = 1
+            effects.append(OutageBegan(silent_for, self._lost_since_alive, reason))
+
+    def patience_until(self) -> float:
+        """Until when waiters are held during the present outage.
+
+        A server that is starting up is as good as back, so waiters keep their own deadlines. One
+        that refuses this client will not change its mind while they wait.
+        """
+        if self.down_since is None or self.last_failure is Failure.STARTING:
+            return inf
+        if self.last_failure is Failure.MISCONFIGURED:
+            return self.down_since
+        return self.down_since + self.limits.outage_patience
+
+    def sign_of_life(self, now: float) -> list[Effect]:
+        """Something suggests the database is back: do not sit out the backoff."""
+        if self.next_attempt_at > now:
+            self.next_attempt_at = now
+        return self._progress(now)
+
+    # Time -------------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> list[Effect]:
+        """Do what is due: refuse those whose time is up, dial if the backoff is over."""
+        effects: list[Effect] = []
+        hopeless = self.down_since is not None and now >= self.patience_until()
+        for ticket in list(self.waiters):
+            if hopeless:
+                why = Refusal.UNAVAILABLE
+            elif now >= ticket.deadline:
+                why = Refusal.VALIDATION if ticket.saw_broken else Refusal.TIMEOUT
+            else:
+                continue
+            effects.append(self._refuse(ticket, why))
+        return effects + self._progress(now)
+
+    def next_wakeup(self, now: float) -> float:
+        """When ``tick`` should next be called; ``inf`` if nothing is scheduled."""
+        due = min((ticket.deadline for ticket in self.waiters), default=inf)
+        if self.waiters and self.down_since is not None:
+            due = min(due, self.patience_until())
+        if self.next_attempt_at > now:
+            due = min(due, self.next_attempt_at)
+        return due
+
+    def _refuse(self, ticket: Ticket, why: Refusal) -> Refuse:
+        self.waiters.remove(ticket)
+        ticket.state = TicketState.DONE
+        return Refuse(ticket, why)
+
+    # Upkeep -----------------------------------------------------------------------------------
+
+    def reserve_for_probe(self, now: float, unheard_for: float) -> Slot | None:
+        """Take the idle connection not heard from for longest out of circulation for a probe.
+
+        None if every idle connection gave a sign of life within ``unheard_for`` seconds.
+        """
+        slot = min(self.idle, key=lambda slot: slot.alive_at, default=None)
+        if slot is None or now - slot.alive_at < unheard_for:
+            return None
+        self.idle.remove(slot)
+        slot.move(VALIDATING)
+        return slot
+
+    def retire(self, now: float) -> list[Effect]:
+        """Replace idle connections that are too old, close those idle for too long."""
+        effects: list[Effect] = []
+        if self.phase is not Phase.OPEN:
+            return effects
+        for slot in list(self.idle):
+            if now >= slot.retire_at and self._may_retire(slot, now):
+                self._replace(slot, now, effects)
+        self._shed_idle(now, effects)
+        return effects + self._progress(now)
+
+    def _replace(self, slot: Slot, now: float, effects: list[Effect]) -> None:
+        """Open a successor first if there is room, so that the pool never gets smaller."""
+        slot.retire_reason = slot.retire_reason or "max_lifetime"
+        successor_possible = (
+            len(self.slots) < self.limits.max_size
+            and now >= self.next_attempt_at
+            and self._count(CONNECTING) < self._window
+        )
+        if successor_possible:
+            successor = self._new_slot()
+            successor.replaces = slot
+            slot.retire_at = inf
+            effects.append(Connect(successor))
+        else:
+            self.idle.remove(slot)
+            effects.append(self._leave(slot, slot.retire_reason))
+
+    def _shed_idle(self, now: float, effects: list[Effect]) -> None:
+        if self.limits.max_idle is None:
+            return
+        surplus = len(self.slots) - self._count(CLOSING) - self.limits.min_size
+        for slot in self.idle[: max(0, surplus)]:
+            if now - slot.idle_since >= self.limits.max_idle:
+                self.idle.remove(slot)
+                effects.append(self._leave(slot, "max_idle"))
+
+    def _retirement_time(self, now: float) -> float:
+        if self.limits.max_lifetime is None:
+            return inf
+        jitter = self.limits.lifetime_jitter * self._rng.random()
+        return now + self.limits.max_lifetime * (1.0 - jitter)
+
+    def _retirement_interval(self) -> float:
+        return (self.limits.max_lifetime or 0.0) / max(1, self.limits.max_size)
+
+    def _may_retire(self, slot: Slot, now: float) -> bool:
+        """Whether a connection past its lifetime may go now; otherwise give it a later turn.
+
+        Connections opened together would all end together; one per lifetime/size may go.
+        """
+        due = self._last_retirement_at + self._retirement_interval()
+        if now >= due:
+            self._last_retirement_at = now
+            slot.retire_reason = slot.retire_reason or "max_lifetime"
+            return True
+        slot.retire_at = due
+        return False
+
+    def expire(self, now: float) -> list[Effect]:
+        """Replace every connection: idle ones now, those in use when they come back."""
+        self.generation += 1
+        return [*self._drop_idle("expired", abort=False), *self._progress(now)]
+
+    def resize(self, min_size: int, max_size: int, now: float) -> list[Effect]:
+        """Change the limits; surplus idle connections go now, surplus busy ones on return."""
+        self.limits.min_size = min_size
+        self.limits.max_size = max_size
+        self._window = max(1, min(self._window, max_size))
+        effects: list[Effect] = []
+        if self.phase is not Phase.OPEN:
+            return effects
+        surplus = len(self.slots) - self._count(CLOSING) - max_size
+        for slot in self.idle[: max(0, surplus)]:
+            self.idle.remove(slot)
+            effects.append(self._leave(slot, "resize"))
+        return effects + self._progress(now)
+
+    # Life cycle -------------------------------------------------------------------------------
+
+    def open(self, now: float) -> list[Effect]:
+        """Start serving; the floor is filled in the background."""
+        self.phase = advance(self.phase, Phase.OPEN)
+        self.alive_at = now
+        return self._progress(now)
+
+    def pause(self) -> None:
+        """Stop granting connections. Those in use may finish; requests queue and keep their
+        deadlines."""
+        self.paused = True
+
+    def resume(self, now: float) -> list[Effect]:
+        """Grant connections again, to the queue first."""
+        self.paused = False
+        return self._progress(now)
+
+    def drain(self, now: float) -> list[Effect]:
+        """Refuse everybody in the queue, close what is idle, take nothing new."""
+        del now
+        self.phase = advance(self.phase, Phase.DRAINING)
+        effects: list[Effect] = [
+            self._refuse(ticket, Refusal.CLOSED) for ticket in list(self.waiters)
+        ]
+        for slot in list(self.idle):
+            self.idle.remove(slot)
+            effects.append(self._leave(slot, "pool_closed"))
+        return effects + self._finish_if_empty()
+
+    def cut_off(self, slot: Slot) -> list[Effect]:
+        """The connection was dropped without asking whoever is at work on it."""
+        if slot.state is IDLE:
+            self.idle.remove(slot)
+        if slot.state is not CLOSING:
+            slot.move(CLOSING)
+        slot.move(CLOSED)
+        del self.slots[slot.id]
+        return self._finish_if_empty()
+
+    def _finish_if_empty(self) -> list[Effect]:
+        if self.phase is Phase.DRAINING and not self.slots:
+            self.phase = advance(self.phase, Phase.CLOSED)
+        return []
+
+    def snapshot(self, now: float) -> PoolSnapshot:
+        """The sizes at this instant; O(number of connections), no allocation beyond the record."""
+        counts = dict.fromkeys((IDLE, IN_USE, CONNECTING, VALIDATING, RESETTING, CLOSING), 0)
+        for slot in self.slots.values():
+            counts[slot.state] += 1
+        oldest = self.waiters.oldest()
+        return PoolSnapshot(
+            total=len(self.slots),
+            idle=counts[IDLE],
+            active=counts[IN_USE],
+            connecting=counts[CONNECTING],
+            validating=counts[VALIDATING],
+            resetting=counts[RESETTING],
+            closing=counts[CLOSING],
+            waiting=len(self.waiters),
+            oldest_waiter_seconds=0.0 if oldest is None else now - oldest.enqueued_at,
+            min_size=self.limits.min_size,
+            max_size=self.limits.max_size,
+        )

@@ -1,0 +1,70 @@
+"""The queue: first come, first served, and a cancelled request leaves no trace."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from poolkeeper.core.slots import Slot
+
+
+class TicketState(Enum):
+    """A request waits, holds a connection it has not picked up yet, or is over."""
+
+    WAITING = "waiting"
+    GRANTED = "granted"
+    DONE = "done"
+
+
+class Ticket:
+    """One request for a connection. ``owner`` is opaque: the pool puts its future there."""
+
+    __slots__ = ("deadline", "enqueued_at", "owner", "saw_broken", "slot", "state")
+
+    def __init__(self, enqueued_at: float, deadline: float, owner: Any) -> None:
+        self.enqueued_at = enqueued_at
+        self.deadline = deadline
+        self.owner = owner
+        self.state = TicketState.WAITING
+        self.slot: Slot | None = None
+        # A connection meant for this request failed its validation.
+        self.saw_broken = False
+
+
+class Waiters:
+    """FIFO of tickets with removal from the middle in constant time.
+
+    An ``OrderedDict`` and not a deque with tombstones: cancelled requests must neither pile up
+    nor count towards ``max_waiting``.
+    """
+
+    __slots__ = ("_queue",)
+
+    def __init__(self) -> None:
+        self._queue: OrderedDict[Ticket, None] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    def __iter__(self) -> Iterator[Ticket]:
+        return iter(self._queue)
+
+    def add(self, ticket: Ticket) -> None:
+        """Put ``ticket`` at the end of the queue."""
+        self._queue[ticket] = None
+
+    def pop(self) -> Ticket:
+        """Take the ticket that has waited longest."""
+        return self._queue.popitem(last=False)[0]
+
+    def remove(self, ticket: Ticket) -> None:
+        """Take ``ticket`` out, wherever it stands."""
+        del self._queue[ticket]
+
+    def oldest(self) -> Ticket | None:
+        """The ticket that has waited longest, or None."""
+        return next(iter(self._queue), None)

@@ -1,0 +1,65 @@
+"""Bounding calls that may ignore their own timeout and their cancellation."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+    from typing import Any
+
+T = TypeVar("T")
+
+_abandoned: set[asyncio.Task[Any]] = set()
+"""Keeps given-up tasks from being collected before they notice their cancellation."""
+
+
+async def bounded(
+    work: Coroutine[Any, Any, T],
+    seconds: float,
+    *,
+    give_up: Callable[[], None] | None = None,
+    too_late: Callable[[T], None] | None = None,
+) -> T:
+    """Run ``work`` in a task of its own and return by ``seconds``, whatever it does.
+
+    A driver's coroutine may swallow its cancellation or wait for a silent peer while it cleans
+    up. So it is cancelled but not waited for: ``give_up`` drops its transport first, and a result
+    that still arrives goes to ``too_late``. Cancelling ``bounded`` gives up in the same way.
+
+    Raises:
+        TimeoutError: ``work`` was not done in time.
+    """
+    task = asyncio.get_running_loop().create_task(work)
+    try:
+        await asyncio.wait({task}, timeout=seconds)
+    except asyncio.CancelledError:
+        _abandon(task, give_up, too_late)
+        raise
+    if not task.done():
+        _abandon(task, give_up, too_late)
+        msg = f"no answer within {seconds:.3g} s"
+        raise TimeoutError(msg)
+    if task.cancelled():
+        msg = "the operation was cancelled by the driver"
+        raise ConnectionAbortedError(msg)
+    return task.result()
+
+
+def _abandon(
+    task: asyncio.Task[T],
+    give_up: Callable[[], None] | None,
+    too_late: Callable[[T], None] | None,
+) -> None:
+    def done(task: asyncio.Task[T]) -> None:
+        _abandoned.discard(task)
+        # Reading the exception marks it as seen; nobody is left to tell.
+        if not task.cancelled() and task.exception() is None and too_late is not None:
+            too_late(task.result())
+
+    if give_up is not None:
+        give_up()
+    _abandoned.add(task)
+    task.add_done_callback(done)
+    task.cancel()

@@ -1,0 +1,205 @@
+"""asyncpg: dialling, and the care its connections need between two borrowers."""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+
+from poolkeeper.drivers.asyncpg_lease import PooledConnection, asyncpg_lease_released
+from poolkeeper.drivers.base import Condition
+from poolkeeper.drivers.keepalive import keep_alive
+from poolkeeper.sqlstate import connect_failure
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from poolkeeper.core.availability import Failure
+    from poolkeeper.core.slots import Slot
+    from poolkeeper.drivers.base import Notes, Owner
+
+__all__ = ["AsyncpgDriver", "AsyncpgSession", "PooledConnection"]
+
+
+class AsyncpgSession:
+    """One asyncpg connection as the pool sees it.
+
+    asyncpg has no public interface for pools other than its own, so this file uses a few private
+    attributes of ``asyncpg.Connection``, the ones asyncpg's own pool uses. The driver contract
+    tests fail if a new version moves them.
+    """
+
+    __slots__ = ("_lost", "_notes", "_owner", "connection", "server_version")
+
+    def __init__(self, connection: Any, owner: Owner, notes: Notes) -> None:
+        self.connection = connection
+        self._owner = owner
+        self._notes = notes
+        self._lost: Callable[[], None] | None = None
+        version = connection.get_server_version()
+        self.server_version = f"{version.major}.{version.minor}"
+
+    def on_lost(self, callback: Callable[[], None]) -> None:
+        """See ``Session``."""
+        self._lost = callback
+        self.connection.add_termination_listener(self._terminated)
+
+    def _terminated(self, _connection: Any) -> None:
+        if self._lost is not None:
+            self._lost()
+
+    def is_closed(self) -> bool:
+        """See ``Session``."""
+        closed: bool = self.connection.is_closed()
+        return closed
+
+    def lend(self, slot: Slot) -> PooledConnection:
+        """See ``Session``."""
+        connection = self.connection
+        lease = PooledConnection(connection, slot, self._owner, self._notes)
+        # What asyncpg's own pool does in ``_set_proxy``: callbacks get the borrower's object.
+        connection._proxy = lease
+        return lease
+
+    def take_back(self, lease: PooledConnection) -> Condition:
+        """See ``Session``."""
+        connection = self.connection
+        lease._con = asyncpg_lease_released
+        connection._proxy = None
+        # Statements, cursors and transactions made by this borrower refuse further use.
+        connection._pool_release_ctr += 1
+        if connection._aborted:
+            return Condition.CLOSED
+        protocol = connection._protocol
+        if not protocol.is_connected():
+            return Condition.CLOSED
+        cancelling = protocol._is_cancelling()
+        if (connection._stmt_exclusive_section._acquired or lease._running) and not cancelling:
+            return Condition.BUSY
+        if connection._listeners or connection._log_listeners:
+            self._warn_of_listeners()
+            return Condition.DIRTY
+        if lease._dirty:
+            return Condition.DIRTY
+        if cancelling or protocol.is_in_transaction() or connection._top_xact is not None:
+            return Condition.UNFINISHED
+        return Condition.CLEAN
+
+    def _warn_of_listeners(self) -> None:
+        warnings.warn(
+            f"{self.connection!r} is being released to the pool with active listeners; they are "
+            "removed. Suggestion: keep a connection of its own for LISTEN, or remove the "
+            "listener before the release.",
+            asyncpg.InterfaceWarning,
+            stacklevel=5,
+        )
+
+    async def probe(self) -> None:
+        """See ``Session``. An empty statement: nothing is planned or executed."""
+        await self.connection.execute("")
+
+    async def clean(self, recipe: str) -> None:
+        """See ``Session``."""
+        connection = self.connection
+        await connection._protocol._wait_for_cancellation(None)
+        connection._listeners.clear()
+        connection._log_listeners.clear()
+        connection._top_xact = None
+        if connection._protocol.is_in_transaction():
+            await connection.execute("ROLLBACK")
+        if recipe:
+            await connection.execute(recipe)
+
+    async def close(self) -> None:
+        """See ``Session``."""
+        await self.connection.close()
+
+    def abort(self) -> None:
+        """See ``Session``."""
+        self._lost = None
+        self.connection.terminate()
+
+    def describe_use(self, lease: PooledConnection) -> str | None:
+        """See ``Session``."""
+        return lease._last_query
+
+
+class AsyncpgDriver:
+    """Opens asyncpg connections with the arguments the pool was given.
+
+    Args:
+        dsn: URL without a driver suffix, or None to let asyncpg read ``PG*`` variables.
+        owner: What asyncpg finds as its pool when a schema change invalidates statements.
+        notes: Where leases look up statement texts.
+        connect: Replacement for ``asyncpg.connect``, as in ``asyncpg.create_pool``.
+        init: Coroutine run once on every new connection.
+        connect_kwargs: Passed to ``connect``.
+    """
+
+    name = "asyncpg"
+
+    def __init__(
+        self,
+        dsn: str | None,
+        *,
+        owner: Owner,
+        notes: Notes,
+        connect: Callable[..., Awaitable[Any]] | None = None,
+        init: Callable[[Any], Awaitable[None]] | None = None,
+        connection_class: type | None = None,
+        record_class: type | None = None,
+        **connect_kwargs: Any,
+    ) -> None:
+        self._owner = owner
+        self._notes = notes
+        self._connect = connect or asyncpg.connect
+        self._init = init
+        self._connection_class = connection_class or asyncpg.Connection
+        self._record_class = record_class or asyncpg.Record
+        self.set_connect_args(dsn, **connect_kwargs)
+
+    def set_connect_args(self, dsn: str | None, **connect_kwargs: Any) -> None:
+        """Use other arguments from the next connection on."""
+        self._dsn = dsn
+        self._kwargs = connect_kwargs
+
+    async def connect(self, timeout: float) -> AsyncpgSession:
+        """See ``Driver``."""
+        connection = await self._connect(
+            self._dsn,
+            loop=asyncio.get_running_loop(),
+            connection_class=self._connection_class,
+            record_class=self._record_class,
+            **{"timeout": timeout, **self._kwargs},
+        )
+        if not isinstance(connection, self._connection_class):
+            good, bad = self._connection_class, type(connection)
+            msg = (
+                f"expected connect to return an instance of '{good.__module__}.{good.__name__}', "
+                f"got '{bad.__module__}.{bad.__name__}' instead. Suggestion: pass "
+                "connection_class=… as well."
+            )
+            raise asyncpg.InterfaceError(msg)
+        transport = connection._transport
+        keep_alive(transport.get_extra_info("socket") if transport is not None else None)
+        if self._init is not None:
+            try:
+                await self._init(connection)
+            except BaseException:
+                connection.terminate()
+                raise
+        return AsyncpgSession(connection, self._owner, self._notes)
+
+    def failure(self, error: BaseException) -> Failure:
+        """See ``Driver``."""
+        return connect_failure(error)
+
+    def forget_statements(self, session: Any) -> None:
+        """See ``Driver``."""
+        session.connection._drop_local_statement_cache()
+
+    def forget_types(self, session: Any) -> None:
+        """See ``Driver``."""
+        session.connection._drop_local_type_cache()

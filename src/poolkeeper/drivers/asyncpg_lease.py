@@ -1,0 +1,185 @@
+"""What ``acquire()`` yields: an asyncpg connection for as long as the borrower has it."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import asyncpg
+from asyncpg import connection as asyncpg_connection
+
+from poolkeeper.exceptions import PoolUsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from poolkeeper.core.slots import Slot
+    from poolkeeper.drivers.base import Notes, Owner
+
+
+class ConnectionReleasedError(PoolUsageError, asyncpg.InterfaceError):
+    """A connection was used after it had gone back to the pool. Nothing was sent."""
+
+
+class _Released:
+    """Stands in for the connection of a lease that is over: any use says so."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        msg = (
+            f"cannot call Connection.{name}(): connection has been released back to the pool. "
+            "Suggestion: do the work inside the `async with pool.acquire()` block, or acquire "
+            "another connection."
+        )
+        raise ConnectionReleasedError(msg)
+
+
+asyncpg_lease_released = _Released()
+
+
+class PooledConnection(asyncpg_connection._ConnectionProxy):  # type: ignore[misc]
+    """An ``asyncpg.Connection`` borrowed from a pool.
+
+    It has every method of ``asyncpg.Connection`` (``isinstance`` says so, too) until it is
+    released; after that each raises ``ConnectionReleasedError``, which is both a
+    ``PoolUsageError`` and an ``asyncpg.InterfaceError``.
+    """
+
+    __slots__ = (
+        "_code",
+        "_con",
+        "_dirty",
+        "_last_query",
+        "_lasti",
+        "_notes",
+        "_pool",
+        "_running",
+        "_slot",
+        "_task",
+    )
+
+    def __init__(self, con: Any, slot: Slot, owner: Owner, notes: Notes) -> None:
+        self._con = con
+        self._slot = slot
+        self._pool = owner
+        self._notes = notes
+        self._dirty = False
+        self._running = 0
+        self._last_query: Any = None
+
+    @property
+    def _holder(self) -> PooledConnection:
+        # asyncpg reaches its pool as ``proxy._holder._pool`` when a schema change invalidates
+        # cached statements and types.
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        # Only what no wrapper knows comes here: methods of a connection_class of the user's, or
+        # private attributes. What they do to the session cannot be told.
+        if not name.startswith("_"):
+            self._dirty = True
+        return getattr(self._con, name)
+
+    def __repr__(self) -> str:
+        if self._con is asyncpg_lease_released:
+            return f"<{type(self).__name__} [released] {id(self):#x}>"
+        return f"<{type(self).__name__} {self._con!r} {id(self):#x}>"
+
+
+STATEMENT_METHODS = frozenset(
+    {"executemany", "fetch", "fetchval", "fetchrow", "fetchmany", "prepare", "cursor"}
+)
+"""Methods whose first argument is the text of a statement."""
+
+STATE_METHODS = frozenset(
+    {"add_listener", "remove_listener", "add_log_listener", "remove_log_listener", "reset"}
+)
+"""Methods that change what the next borrower would find."""
+
+UNLOCKED_METHODS = frozenset(
+    {"copy_from_table", "copy_to_table", "copy_records_to_table", "set_type_codec"}
+)
+"""Methods asyncpg runs outside the lock that otherwise tells that a connection is busy."""
+
+
+def _wrap_statement(name: str) -> Callable[..., Any]:
+    def call(self: PooledConnection, query: Any, *args: Any, **kwargs: Any) -> Any:
+        self._last_query = query
+        if query not in self._notes.clean:
+            self._dirty |= self._notes.leaves_state(query)
+        return getattr(self._con, name)(query, *args, **kwargs)
+
+    return call
+
+
+def _wrap_plain(name: str) -> Callable[..., Any]:
+    def call(self: PooledConnection, *args: Any, **kwargs: Any) -> Any:
+        return getattr(self._con, name)(*args, **kwargs)
+
+    return call
+
+
+def _wrap_state(name: str) -> Callable[..., Any]:
+    def call(self: PooledConnection, *args: Any, **kwargs: Any) -> Any:
+        self._dirty = True
+        return getattr(self._con, name)(*args, **kwargs)
+
+    return call
+
+
+def _wrap_unlocked(name: str) -> Callable[..., Any]:
+    async def call(self: PooledConnection, *args: Any, **kwargs: Any) -> Any:
+        return await _running(self, getattr(self._con, name)(*args, **kwargs))
+
+    return call
+
+
+async def _running(lease: PooledConnection, work: Awaitable[Any]) -> Any:
+    lease._running += 1
+    try:
+        return await work
+    finally:
+        lease._running -= 1
+
+
+async def execute(self: PooledConnection, query: str, *args: Any, timeout: Any = None) -> str:  # noqa: ASYNC109
+    self._last_query = query
+    if query not in self._notes.clean:
+        self._dirty |= self._notes.leaves_state(query)
+    work = self._con.execute(query, *args, timeout=timeout)
+    status: str = await (work if args else _running(self, work))
+    return status
+
+
+async def copy_from_query(self: PooledConnection, query: str, *args: Any, **kwargs: Any) -> Any:
+    self._last_query = query
+    if query not in self._notes.clean:
+        self._dirty |= self._notes.leaves_state(query)
+    return await _running(self, self._con.copy_from_query(query, *args, **kwargs))
+
+
+def _install() -> None:
+    """Give ``PooledConnection`` every public method of ``asyncpg.Connection``."""
+    own = {"execute": execute, "copy_from_query": copy_from_query}
+    for name in dir(asyncpg.Connection):
+        method = getattr(asyncpg.Connection, name)
+        if name.startswith("_") or not inspect.isfunction(method):
+            continue
+        if name in own:
+            wrapper: Callable[..., Any] = own[name]
+        elif name in STATEMENT_METHODS:
+            wrapper = _wrap_statement(name)
+        elif name in STATE_METHODS:
+            wrapper = _wrap_state(name)
+        elif name in UNLOCKED_METHODS:
+            wrapper = _wrap_unlocked(name)
+        else:
+            wrapper = _wrap_plain(name)
+        functools.update_wrapper(wrapper, method)
+        mark = getattr(inspect, "markcoroutinefunction", None)
+        if mark is not None and inspect.iscoroutinefunction(method):
+            mark(wrapper)
+        setattr(PooledConnection, name, wrapper)
+
+
+_install()

@@ -1,0 +1,149 @@
+"""What can go wrong with a pool, as one tree; facts are fields, and no field holds a password."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from poolkeeper.snapshot import PoolSnapshot
+
+
+class ConnectionPoolError(Exception):
+    """Base of every error the pool raises on its own behalf.
+
+    Errors of the database itself (a failed statement, a lost connection in mid-query) are the
+    driver's and pass through unchanged.
+    """
+
+
+class PoolConfigurationError(ConnectionPoolError, ValueError):
+    """An option has a value the pool cannot work with; nothing was started.
+
+    Attributes:
+        option: Name of the option, as it is written in code (``max_size``), if one is to blame.
+        value: What was given, already masked where it could hold a password.
+    """
+
+    def __init__(self, message: str, *, option: str | None = None, value: object = None) -> None:
+        super().__init__(message)
+        self.option = option
+        self.value = value
+
+
+class PoolInitializationError(ConnectionPoolError):
+    """The pool could not be opened; no connection, task or socket of it is left.
+
+    Attributes:
+        url: The database URL with its password masked.
+        attempts: How many times a first connection was tried.
+        elapsed: Seconds from the first attempt to the last failure.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        url: str | None = None,
+        attempts: int = 0,
+        elapsed: float = 0.0,
+    ) -> None:
+        super().__init__(message)
+        self.url = url
+        self.attempts = attempts
+        self.elapsed = elapsed
+
+
+class PoolTimeoutError(ConnectionPoolError, TimeoutError):
+    """No connection became free within the acquire timeout. Nothing was sent to the database.
+
+    Attributes:
+        timeout: The limit in seconds.
+        waited: Seconds actually spent waiting; less than ``timeout`` when the pool could tell
+            early that the deadline cannot be met.
+        snapshot: State of the pool when it gave up.
+        holders: One line per connection in use: by which task, for how long.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        timeout: float | None = None,
+        waited: float | None = None,
+        snapshot: PoolSnapshot | None = None,
+        holders: Sequence[str] = (),
+    ) -> None:
+        super().__init__(message)
+        self.timeout = timeout
+        self.waited = waited
+        self.snapshot = snapshot
+        self.holders = tuple(holders)
+
+
+class PoolExhaustedError(ConnectionPoolError):
+    """The queue of waiters is full (``max_waiting``); the request was refused at once.
+
+    Attributes:
+        snapshot: State of the pool when it refused.
+        max_waiting: The limit that was reached.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        snapshot: PoolSnapshot | None = None,
+        max_waiting: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.snapshot = snapshot
+        self.max_waiting = max_waiting
+
+
+class PoolDeadlockError(PoolTimeoutError):
+    """Every connection is held by a task that waits for another one; nobody could go on.
+
+    Raised at once in the task that closed the circle, so that the others can continue.
+    """
+
+
+class ConnectionValidationError(PoolTimeoutError):
+    """A connection proved broken and no replacement could be had in time."""
+
+
+class DatabaseUnavailableError(ConnectionPoolError):
+    """The database has been unreachable for longer than waiters are held. Nothing was sent.
+
+    Attributes:
+        outage_seconds: Age of the outage.
+        next_attempt_seconds: Seconds until the next connection attempt, or None while one runs.
+        snapshot: State of the pool when it refused.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        outage_seconds: float | None = None,
+        next_attempt_seconds: float | None = None,
+        snapshot: PoolSnapshot | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.outage_seconds = outage_seconds
+        self.next_attempt_seconds = next_attempt_seconds
+        self.snapshot = snapshot
+
+
+class PoolClosedError(ConnectionPoolError):
+    """The pool is closed, closing, or was never opened; the request did not run."""
+
+
+class PoolUsageError(ConnectionPoolError, RuntimeError):
+    """The pool was used from another event loop, thread or process than its own,
+    or a connection was used after its release."""
+
+
+class InvariantViolated(AssertionError):
+    """A bug in poolkeeper itself. Please report it with the traceback."""

@@ -1,0 +1,56 @@
+"""``pool.acquire()``: something to await, or to enter with ``async with``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from poolkeeper.exceptions import PoolUsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from types import TracebackType
+
+    from poolkeeper.pool import Pool
+
+
+class AcquireContext:
+    """A request for one connection; nothing happens before it is awaited or entered.
+
+    Cancelling it while it waits leaves no trace: its place in the queue is given up, and a
+    connection already granted goes to the next in line.
+    """
+
+    __slots__ = ("_lease", "_pool", "_timeout")
+
+    def __init__(self, pool: Pool, timeout: float | None) -> None:
+        self._pool = pool
+        self._timeout = timeout
+        self._lease: Any = None
+
+    async def __aenter__(self) -> Any:
+        if self._lease is not None:
+            msg = (
+                "a connection is already acquired. Suggestion: call pool.acquire() anew for each "
+                "connection."
+            )
+            raise PoolUsageError(msg)
+        lease = self._pool.acquire_nowait()
+        if lease is None:
+            lease = await self._pool.wait(self._timeout)
+        self._lease = lease
+        return lease
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        lease, self._lease = self._lease, None
+        self._pool.release(lease)
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        lease = self._pool.acquire_nowait()
+        if lease is not None:
+            return lease
+        return (yield from self._pool.wait(self._timeout).__await__())

@@ -1,0 +1,712 @@
+"""The pool at work: the core's effects become tasks, driver calls and woken waiters."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import threading
+from asyncio import _get_running_loop, current_task  # type: ignore[attr-defined]
+from functools import partial
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+from poolkeeper.core.availability import Failure
+from poolkeeper.core.effects import (
+    Close,
+    Connect,
+    Effect,
+    Grant,
+    OutageBegan,
+    OutageEnded,
+    Refusal,
+    Refuse,
+    Reset,
+    Validate,
+)
+from poolkeeper.core.lifecycle import Phase
+from poolkeeper.core.slots import CLOSED, COMING, IN_USE, Slot
+from poolkeeper.core.state import PoolState
+from poolkeeper.core.waiters import TicketState
+from poolkeeper.deadlines import bounded
+from poolkeeper.drivers.base import Condition
+from poolkeeper.exceptions import PoolUsageError
+from poolkeeper.observability.events import (
+    ConnectionRecycled,
+    DatabaseConnectionLost,
+    DatabaseReconnected,
+    PoolExhausted,
+    PoolUtilizationHigh,
+    ReconnectAttempt,
+)
+from poolkeeper.refusals import cause_text, closed_error, deadlock_error, refusal_error
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine
+
+    from poolkeeper.core.sizing import Limits
+    from poolkeeper.core.waiters import Ticket
+    from poolkeeper.drivers.base import Driver
+    from poolkeeper.observability.events import Event
+    from poolkeeper.observability.statistics import DurationRecorder, PoolCounters
+    from poolkeeper.session_policy import ResetPolicy
+    from poolkeeper.snapshot import PoolSnapshot
+
+CLOSE_SECONDS = 2.0
+"""How long a server may take to acknowledge a goodbye before the transport is dropped."""
+
+CONNECT_GRACE_SECONDS = 0.5
+"""A driver bounds its own connect; this is how much later we stop believing that."""
+
+HIGH_UTILIZATION = 0.8
+
+
+class Pool:
+    """Connections of one database, shared by the tasks of one event loop.
+
+    Every public method must be called from the loop that opened the pool. ``acquire_nowait`` and
+    ``release`` never wait; ``wait`` ends by its deadline whatever the database does.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        database: str,
+        driver: Driver,
+        limits: Limits,
+        policy: ResetPolicy,
+        counters: PoolCounters,
+        emit: Callable[[Event], None],
+        redact: Callable[[str], str],
+        rng: Any,
+        timeout: float,
+        connect_timeout: float,
+        validation_timeout: float,
+        reset_timeout: float,
+        setup: Callable[[Any], Awaitable[None]] | None = None,
+    ) -> None:
+        self.name = name
+        self.database = database
+        self.driver = driver
+        self.state = PoolState(limits, rng)
+        self.counters = counters
+        self.recorder: DurationRecorder | None = None
+        self.last_error: BaseException | None = None
+        self.probe_latency: float | None = None
+        self.opened_at = 0.0
+        self.terminated = 0
+        self.server_version: str | None = None
+        self._emit = emit
+        self._redact = redact
+        self._policy = policy
+        self._always_reset = policy.always
+        self._timeout = timeout
+        self._connect_timeout = connect_timeout
+        self._validation_timeout = validation_timeout
+        self._reset_timeout = reset_timeout
+        self._setup = setup
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._pid = 0
+        self._thread = 0
+        self._time: Callable[[], float] = lambda: 0.0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._connecting: dict[Slot, asyncio.Task[None]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_when = inf
+        self._emptied: asyncio.Future[None] | None = None
+        self._settled: asyncio.Future[None] | None = None
+        self._exhausted_reported = False
+        self._utilization_reported = False
+        self._connect_delay = 0.0
+
+    # Borrowing --------------------------------------------------------------------------------
+
+    def acquire_nowait(self) -> Any:
+        """Lend an idle connection that needs no check, or return None.
+
+        None also when the hook ``setup`` has to run first, or the pool is not open.
+
+        Raises:
+            PoolUsageError: Called from another loop, thread or process than the pool's.
+        """
+        if _get_running_loop() is not self._loop:
+            self._refuse_misuse()
+        now = self._time()
+        slot = None if self._setup is not None else self.state.take(now)
+        if slot is None:
+            return None
+        session = slot.connection
+        if session.is_closed():
+            # The driver knows already; its callback is about to run.
+            self._lost(slot)
+            self._carry_out(self.state.release(slot, now))
+            return None
+        self.counters.wait.counts[0] += 1
+        return self._lend(slot)
+
+    def _lend(self, slot: Slot) -> Any:
+        lease = slot.connection.lend(slot)
+        slot.borrow = lease
+        lease._task = current_task()
+        # Two numbers instead of a stack: cheap enough for every acquire, enough for a leak report.
+        frame = sys._getframe(3)
+        lease._code = frame.f_code
+        lease._lasti = frame.f_lasti
+        counters = self.counters
+        counters.total_acquisitions += 1
+        state = self.state
+        used = len(state.slots) - len(state.idle)
+        if used > counters.peak_active_connections:
+            self._note_peak()
+        return lease
+
+    def _note_peak(self) -> None:
+        active = sum(slot.state is IN_USE for slot in self.state.slots.values())
+        counters = self.counters
+        counters.peak_active_connections = max(counters.peak_active_connections, active)
+
+    async def wait(self, timeout: float | None) -> Any:
+        """Lend a connection as soon as the queue and the database allow.
+
+        Args:
+            timeout: Seconds to wait at most; None means the pool's own limit.
+
+        Raises:
+            PoolTimeoutError: No connection in time. Nothing was sent.
+            PoolExhaustedError: The queue is full.
+            DatabaseUnavailableError: The outage has lasted longer than requests are held.
+            PoolClosedError: The pool is not open, or closed meanwhile.
+        """
+        seconds = self._timeout if timeout is None else timeout
+        started = self._time()
+        deadline = started + seconds
+        while True:
+            slot = await self._queue(started, deadline, seconds)
+            if slot.connection.is_closed():
+                # It died between being granted and being picked up; nothing was done with it.
+                self._lost(slot)
+                self._carry_out(self.state.release(slot, self._time()))
+                continue
+            waited = self._time() - started
+            self.counters.wait.observe(waited)
+            self.counters.peak_wait_seconds = max(self.counters.peak_wait_seconds, waited)
+            if self.recorder is not None:
+                self.recorder.wait(waited)
+            lease = self._lend(slot)
+            if self._setup is not None:
+                await self._set_up(lease, deadline)
+            return lease
+
+    async def _queue(self, started: float, deadline: float, seconds: float) -> Slot:
+        if self._loop is None or self.state.phase is not Phase.OPEN:
+            raise closed_error(self.state.phase.value)
+        future = self._loop.create_future()
+        owner = (future, current_task(), started, seconds)
+        ticket, effects = self.state.request(started, deadline, owner)
+        if effects:
+            self._carry_out(effects)
+        if ticket.state is TicketState.WAITING:
+            if deadline < self._timer_when:
+                self._arm(deadline)
+            self._look_for_trouble(ticket)
+        try:
+            await future
+        except asyncio.CancelledError:
+            self.counters.total_cancellations += 1
+            self._carry_out(self.state.cancel(ticket, self._time()))
+            raise
+        return self.state.accept(ticket)
+
+    async def _set_up(self, lease: Any, deadline: float) -> None:
+        """Run the user's ``setup``; a connection it failed on is not used again."""
+        assert self._setup is not None
+        session = lease._slot.connection
+        try:
+            await bounded(
+                _as_coroutine(self._setup(lease)),
+                max(0.0, deadline - self._time()),
+                give_up=session.abort,
+            )
+        except BaseException:
+            session.abort()
+            self.release(lease)
+            raise
+
+    def _look_for_trouble(self, ticket: Ticket) -> None:
+        """Report the exhausted pool once, and refuse a request that closes a circle."""
+        state = self.state
+        if len(state.slots) < state.limits.max_size:
+            return
+        me = current_task()
+        mine = False
+        for slot in state.slots.values():
+            if slot.state in COMING:
+                return
+            if slot.borrow is not None and slot.borrow._task is me:
+                mine = True
+        if not self._exhausted_reported:
+            self._exhausted_reported = True
+            snapshot = self.snapshot()
+            self._emit(
+                PoolExhausted(
+                    pool=self.name,
+                    active=snapshot.active,
+                    waiting=snapshot.waiting,
+                    max_size=snapshot.max_size,
+                    oldest_waiter_seconds=snapshot.oldest_waiter_seconds,
+                )
+            )
+        if mine and not state.paused:
+            waiting = {waiter.owner[1] for waiter in state.waiters}
+            if all(s.borrow is not None and s.borrow._task in waiting for s in state.slots.values()):
+                error = deadlock_error(
+                    self.snapshot(), _task_name(me), ticket.owner[3], self.holders()
+                )
+                self._carry_out(state.cancel(ticket, self._time()))
+                ticket.owner[0].set_exception(error)
+
+    def release(self, lease: Any) -> None:
+        """Take a connection back. Never waits: what has to be cleaned is cleaned afterwards.
+
+        Releasing twice does nothing.
+        """
+        slot: Slot = lease._slot
+        if slot.borrow is not lease:
+            return
+        if _get_running_loop() is not self._loop:
+            self._refuse_misuse()
+        slot.borrow = None
+        counters = self.counters
+        counters.total_releases += 1
+        if slot.state is CLOSED:
+            # The pool gave up on this borrower and cut the connection off.
+            return
+        state = self.state
+        condition = slot.connection.take_back(lease)
+        now = self._time()
+        used = now - slot.taken_at
+        counters.use.observe(used)
+        if self.recorder is not None:
+            self.recorder.use(used)
+        if condition is Condition.CLEAN and not self._always_reset:
+            if state.waiters:
+                ticket = state.pass_on(slot, now)
+                if ticket is not None:
+                    self._wake(ticket)
+                    return
+            elif state.park(slot, now):
+                return
+        self._release_slowly(slot, condition, now)
+
+    def _release_slowly(self, slot: Slot, condition: Condition, now: float) -> None:
+        state = self.state
+        if slot.state is not IN_USE:
+            return
+        if condition is Condition.CLOSED:
+            self._lost(slot)
+            self._carry_out(state.release(slot, now))
+        elif condition is Condition.BUSY:
+            self._carry_out(state.discard(slot, "released_while_busy"))
+        else:
+            slot.recipe = self._policy.recipe(condition)
+            self._carry_out(state.release(slot, now, dirty=slot.recipe is not None))
+
+    def _wake(self, ticket: Ticket) -> None:
+        future = ticket.owner[0]
+        if future.done():
+            # Cancelled, but its task has not run yet to say so.
+            self._carry_out(self.state.cancel(ticket, self._time()))
+        else:
+            future.set_result(None)
+
+    # Effects ----------------------------------------------------------------------------------
+
+    def _carry_out(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Grant(ticket):
+                    self._wake(ticket)
+                case Refuse(ticket, why):
+                    self._turn_away(ticket, why)
+                case Connect(slot):
+                    task = self._own(self._connect(slot))
+                    self._connecting[slot] = task
+                    task.add_done_callback(partial(self._connect_ended, slot))
+                case Validate(slot):
+                    self._own(self.probe(slot, self._validation_timeout))
+                case Reset(slot):
+                    self._own(self._reset(slot))
+                case Close(slot, reason, abort):
+                    self._close(slot, reason, abort=abort)
+                case OutageBegan():
+                    self._outage_began(effect)
+                case OutageEnded(duration, attempts):
+                    self._outage_ended(duration, attempts)
+        if self.state.phase is Phase.CLOSED and self._emptied is not None:
+            if not self._emptied.done():
+                self._emptied.set_result(None)
+            self._disarm()
+
+    def _own(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run ``work`` in a task that belongs to the pool, not to any caller."""
+        assert self._loop is not None
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _connect(self, slot: Slot) -> None:
+        state = self.state
+        started = self._time()
+        if state.down_since is not None:
+            self._emit(
+                ReconnectAttempt(
+                    pool=self.name,
+                    attempt=state.attempts + 1,
+                    delay_seconds=self._connect_delay,
+                    error=self.counters.last_error,
+                )
+            )
+        try:
+            session = await bounded(
+                self.driver.connect(self._connect_timeout),
+                self._connect_timeout + CONNECT_GRACE_SECONDS,
+                too_late=lambda session: session.abort(),
+            )
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is this attempt's result
+            self._connecting.pop(slot, None)
+            self.note_failure(error)
+            self.counters.total_connect_failures += 1
+            now = self._time()
+            effects = state.connect_failed(slot, self.driver.failure(error), now)
+            self._connect_delay = max(0.0, state.next_attempt_at - now)
+            self._carry_out(effects)
+        else:
+            self._connecting.pop(slot, None)
+            self.adopt(slot, session, started)
+        if self._settled is not None and not self._settled.done():
+            done = state.usable() >= state.limits.min_size or state.last_failure is not None
+            if done:
+                self._settled.set_result(None)
+        self.rearm()
+
+    def _connect_ended(self, slot: Slot, _task: asyncio.Task[None]) -> None:
+        # A task cancelled before its first step never gets to report.
+        if self._connecting.pop(slot, None) is not None:
+            self._carry_out(
+                self.state.connect_failed(slot, Failure.UNAVAILABLE, self._time())
+            )
+
+    def adopt(self, slot: Slot, session: Any, started: float) -> None:
+        """Put a fresh session to use in ``slot``."""
+        now = self._time()
+        took = now - started
+        self.server_version = session.server_version
+        self.counters.total_connects += 1
+        self.counters.create.observe(took)
+        if self.recorder is not None:
+            self.recorder.create(took)
+        session.on_lost(partial(self._lost, slot))
+        self._carry_out(self.state.connected(slot, session, now))
+
+    async def probe(self, slot: Slot, seconds: float) -> None:
+        """One bounded round trip on a slot taken out of circulation."""
+        session = slot.connection
+        started = self._time()
+        try:
+            await bounded(session.probe(), seconds, give_up=session.abort)
+        except Exception as error:  # noqa: BLE001 - the answer to "does it work?" is no
+            self.note_failure(error)
+            self._carry_out(self.state.validation_failed(slot, self._time()))
+        else:
+            now = self._time()
+            self.probe_latency = now - started
+            self._carry_out(self.state.validated(slot, now))
+
+    async def _reset(self, slot: Slot) -> None:
+        session = slot.connection
+        assert slot.recipe is not None
+        try:
+            await bounded(
+                self._policy.clean(session, slot.recipe), self._reset_timeout, give_up=session.abort
+            )
+        except Exception as error:  # noqa: BLE001 - also the user's own reset may raise anything
+            self.note_failure(error)
+            self._carry_out(self.state.reset_failed(slot, self._time()))
+        else:
+            self._carry_out(self.state.reset_done(slot, self._time()))
+
+    def _close(self, slot: Slot, reason: str, *, abort: bool) -> None:
+        session = slot.connection
+        self.counters.recycled[reason] = self.counters.recycled.get(reason, 0) + 1
+        self._emit(
+            ConnectionRecycled(
+                pool=self.name,
+                reason=reason,
+                age_seconds=self._time() - slot.created_at,
+                uses=slot.uses,
+                connection_id=slot.id,
+            )
+        )
+        if abort or session.is_closed():
+            session.abort()
+            self._carry_out(self.state.closed(slot, self._time()))
+        else:
+            self._own(self._say_goodbye(slot))
+
+    async def _say_goodbye(self, slot: Slot) -> None:
+        session = slot.connection
+        try:
+            await bounded(session.close(), CLOSE_SECONDS, give_up=session.abort)
+        except Exception:  # noqa: BLE001 - it is gone either way
+            session.abort()
+        if slot.state is not CLOSED:
+            self._carry_out(self.state.closed(slot, self._time()))
+
+    def _lost(self, slot: Slot) -> None:
+        """The peer ended a connection."""
+        self._carry_out(self.state.lost(slot, self._time()))
+
+    def note_failure(self, error: BaseException) -> None:
+        """Keep the latest failure for error messages and health; secrets are removed."""
+        self.last_error = error
+        self.counters.last_error = self._redact(cause_text(error))
+
+    def _outage_began(self, outage: OutageBegan) -> None:
+        self.counters.total_outages += 1
+        self._connect_delay = 0.0
+        self._emit(
+            DatabaseConnectionLost(
+                pool=self.name,
+                detection_time_seconds=outage.silent_for,
+                reason=outage.reason,
+                error=None if outage.reason == "connection_lost" else self.counters.last_error,
+                connections_lost=outage.connections_lost,
+            )
+        )
+        self.rearm()
+
+    def _outage_ended(self, duration: float, attempts: int) -> None:
+        self.counters.outage_seconds += duration
+        self.last_error = None
+        self.counters.last_error = None
+        self._emit(
+            DatabaseReconnected(pool=self.name, outage_seconds=duration, attempts=attempts)
+        )
+
+    def _turn_away(self, ticket: Ticket, why: Refusal) -> None:
+        future, _task, started, seconds = ticket.owner
+        if future.done():
+            return
+        counters = self.counters
+        if why is Refusal.QUEUE_FULL:
+            counters.total_rejections += 1
+        elif why is Refusal.UNAVAILABLE:
+            counters.total_unavailable += 1
+        elif why is not Refusal.CLOSED:
+            counters.total_timeouts += 1
+        state = self.state
+        future.set_exception(
+            refusal_error(
+                why,
+                snapshot=self.snapshot(),
+                timeout=seconds,
+                waited=self._time() - started,
+                holders=self.holders(),
+                database=self.database,
+                cause=self.last_error if why is not Refusal.CLOSED else None,
+                outage_seconds=self.outage_seconds(),
+                next_attempt_seconds=self.next_attempt_seconds(),
+                max_waiting=state.limits.max_waiting,
+                paused=state.paused,
+            )
+        )
+
+    # Time -------------------------------------------------------------------------------------
+
+    def rearm(self) -> None:
+        """Set the timer for whatever the core wants to do next."""
+        self._arm(self.state.next_wakeup(self._time()))
+
+    def _arm(self, when: float) -> None:
+        if when >= self._timer_when or self._loop is None:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_when = when
+        self._timer = self._loop.call_at(when, self._on_timer)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer, self._timer_when = None, inf
+
+    def _on_timer(self) -> None:
+        self._timer, self._timer_when = None, inf
+        if self.state.phase is Phase.OPEN:
+            self._carry_out(self.state.tick(self._time()))
+            self.rearm()
+
+    def housekeep(self) -> None:
+        """Once in a while: retire what is due, report high utilization, re-arm the reports."""
+        state = self.state
+        self._carry_out(state.retire(self._time()))
+        if not state.waiters:
+            self._exhausted_reported = False
+        snapshot = self.snapshot()
+        utilization = snapshot.active / snapshot.max_size
+        if utilization <= HIGH_UTILIZATION:
+            self._utilization_reported = False
+        elif not self._utilization_reported:
+            self._utilization_reported = True
+            self._emit(
+                PoolUtilizationHigh(
+                    pool=self.name,
+                    utilization=utilization,
+                    active=snapshot.active,
+                    max_size=snapshot.max_size,
+                )
+            )
+
+    # Life cycle -------------------------------------------------------------------------------
+
+    def bind(self) -> None:
+        """Belong to the running loop from now on."""
+        self._loop = asyncio.get_running_loop()
+        self._time = self._loop.time
+        self._pid = os.getpid()
+        self._thread = threading.get_ident()
+        self.opened_at = self._time()
+
+    async def open(self, session: Any, started: float) -> None:
+        """Start serving; returns when the floor is filled or a connection could not be opened.
+
+        Args:
+            session: The first connection, already dialled, or None with a floor of zero.
+            started: When dialling it began.
+        """
+        assert self._loop is not None
+        self._settled = self._loop.create_future()
+        effects = self.state.open(self._time())
+        for effect in effects:
+            if session is not None and isinstance(effect, Connect):
+                self.adopt(effect.slot, session, started)
+                session = None
+            else:
+                self._carry_out([effect])
+        if self.state.usable() >= self.state.limits.min_size:
+            self._settled.set_result(None)
+        await self._settled
+
+    async def drain(self, seconds: float | None) -> None:
+        """Refuse the queue, let borrowers finish, close everything; after ``seconds`` cut off."""
+        state = self.state
+        if state.phase is Phase.NEW:
+            state.phase = Phase.CLOSED
+            return
+        if self._emptied is None:
+            assert self._loop is not None
+            self._emptied = self._loop.create_future()
+            self._carry_out(state.drain(self._time()))
+            for task in list(self._connecting.values()):
+                task.cancel()
+        try:
+            async with asyncio.timeout(seconds):
+                await asyncio.shield(self._emptied)
+        except TimeoutError:
+            self.terminate()
+            # Cancelled dials report in the next turns of the loop.
+            await asyncio.wait({self._emptied}, timeout=CLOSE_SECONDS)
+        except asyncio.CancelledError:
+            self.terminate()
+            raise
+
+    def terminate(self) -> None:
+        """Cut every connection off at once; borrowers meet a closed connection."""
+        state = self.state
+        if state.phase is Phase.NEW:
+            state.phase = Phase.CLOSED
+            return
+        if state.phase is Phase.OPEN:
+            self._emptied = self._emptied or asyncio.get_running_loop().create_future()
+            self._carry_out(state.drain(self._time()))
+        for task in list(self._tasks):
+            task.cancel()
+        for slot in list(state.slots.values()):
+            if slot.connection is not None:
+                self.terminated += 1
+                slot.connection.abort()
+                self._carry_out(state.cut_off(slot))
+
+    # Reports ----------------------------------------------------------------------------------
+
+    def snapshot(self) -> PoolSnapshot:
+        """The sizes now. Cheap; from the pool's loop a consistent instant."""
+        return self.state.snapshot(self._time())
+
+    def now(self) -> float:
+        """Seconds on the pool's clock."""
+        return self._time()
+
+    def outage_seconds(self) -> float | None:
+        """Age of the present outage, or None."""
+        down_since = self.state.down_since
+        return None if down_since is None else self._time() - down_since
+
+    def next_attempt_seconds(self) -> float | None:
+        """Seconds until the next connection attempt of an outage; None without one planned."""
+        if self.state.down_since is None or self._connecting:
+            return None
+        return max(0.0, self.state.next_attempt_at - self._time())
+
+    def holders(self) -> list[str]:
+        """Who has a connection and for how long, the longest first."""
+        now = self._time()
+        held = [slot for slot in self.state.slots.values() if slot.borrow is not None]
+        held.sort(key=lambda slot: slot.taken_at)
+        return [
+            f"{_task_name(slot.borrow._task)} for {now - slot.taken_at:.1f}s" for slot in held
+        ]
+
+    def _refuse_misuse(self) -> None:
+        """Explain which rule a call from the wrong place broke."""
+        if self._loop is None:
+            raise closed_error(self.state.phase.value)
+        if os.getpid() != self._pid:
+            msg = (
+                f"This pool was opened in process {self._pid} and is used in process "
+                f"{os.getpid()}: connections cannot be shared across a fork. Suggestion: open a "
+                "pool in each process, after the fork."
+            )
+        elif threading.get_ident() != self._thread:
+            msg = (
+                "This pool belongs to the event loop of another thread. Suggestion: hand the work "
+                "to that loop with asyncio.run_coroutine_threadsafe(), or open a pool here."
+            )
+        else:
+            msg = (
+                "This pool belongs to another event loop than the running one. Suggestion: open "
+                "the pool inside the loop that uses it; with pytest-asyncio give fixture and test "
+                "the same loop scope."
+            )
+        raise PoolUsageError(msg)
+
+    def _drop_statement_cache(self) -> None:
+        self._each_session(self.driver.forget_statements)
+
+    def _drop_type_cache(self) -> None:
+        self._each_session(self.driver.forget_types)
+
+    def _each_session(self, forget: Callable[[Any], None]) -> None:
+        for slot in self.state.slots.values():
+            if slot.connection is not None and not slot.connection.is_closed():
+                forget(slot.connection)
+
+
+def _task_name(task: asyncio.Task[Any] | None) -> str:
+    return "code outside any task" if task is None else f"task {task.get_name()!r}"
+
+
+async def _as_coroutine(work: Awaitable[None]) -> None:
+    await work

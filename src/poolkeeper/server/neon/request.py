@@ -1,0 +1,182 @@
+"""What a client asks for with ``POST /sql``: headers and body, whatever its content type says."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from poolkeeper.server.neon.values import NumberText, parameter_text
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# The wire protocol counts parameters in 16 bits.
+MAX_PARAMETERS = 65535
+
+_ISOLATION_LEVELS = {
+    "ReadUncommitted": "READ UNCOMMITTED",
+    "ReadCommitted": "READ COMMITTED",
+    "RepeatableRead": "REPEATABLE READ",
+    "Serializable": "SERIALIZABLE",
+}
+
+
+class BadRequestError(Exception):
+    """The request cannot be understood; nothing was sent to PostgreSQL.
+
+    Attributes:
+        code: SQLSTATE where PostgreSQL has one for this mistake, else empty.
+    """
+
+    def __init__(self, message: str, *, code: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One statement with its parameters in PostgreSQL's text format."""
+
+    sql: bytes
+    params: tuple[bytes | None, ...]
+    array_mode: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SqlRequest:
+    """A single statement, or a batch that runs as one transaction."""
+
+    queries: tuple[Query, ...]
+    is_batch: bool
+    raw_text: bool
+    isolation_level: str | None = None
+    read_only: bool = False
+    deferrable: bool = False
+
+
+def parse_request(body: bytes, headers: Mapping[str, str]) -> SqlRequest:
+    """Read a request. ``headers`` must find names regardless of case, as Starlette's do.
+
+    Raises:
+        BadRequestError: The body is not the JSON this protocol expects, or a header is wrong.
+    """
+    document = _parse_json(body)
+    array_mode = headers.get("neon-array-mode") == "true"
+    raw_text = headers.get("neon-raw-text-output") == "true"
+    if "query" in document:
+        query = _parse_query(document, array_mode=array_mode, where="the request body")
+        return SqlRequest((query,), is_batch=False, raw_text=raw_text)
+    entries = document.get("queries")
+    if not isinstance(entries, list):
+        raise BadRequestError(
+            "The request body has neither `query` nor a list of `queries`. "
+            'Suggestion: send {"query": "select $1::int", "params": [1]}.'
+        )
+    queries = []
+    for number, entry in enumerate(entries, start=1):
+        if not isinstance(entry, dict):
+            raise BadRequestError(
+                f"Entry {number} of `queries` is not an object. "
+                'Suggestion: send each statement as {"query": "…", "params": […]}.'
+            )
+        queries.append(
+            _parse_query(entry, array_mode=array_mode, where=f"entry {number} of `queries`")
+        )
+    return SqlRequest(
+        tuple(queries),
+        is_batch=True,
+        raw_text=raw_text,
+        isolation_level=_parse_isolation_level(headers),
+        read_only=headers.get("neon-batch-read-only") == "true",
+        deferrable=headers.get("neon-batch-deferrable") == "true",
+    )
+
+
+def _parse_json(body: bytes) -> dict[str, object]:
+    try:
+        document = json.loads(
+            body.decode(),
+            parse_int=NumberText,
+            parse_float=NumberText,
+            parse_constant=_refuse_constant,
+        )
+    except (ValueError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise BadRequestError(
+            f"The request body is not JSON in UTF-8: {reason}. "
+            'Suggestion: send {"query": "select 1"}.'
+        ) from error
+    if not isinstance(document, dict):
+        raise BadRequestError(
+            'The request body is not a JSON object. Suggestion: send {"query": "select 1"}.'
+        )
+    return document
+
+
+def _refuse_constant(name: str) -> object:
+    raise ValueError(f"{name} is not a JSON value")
+
+
+def _parse_query(entry: dict[str, object], *, array_mode: bool, where: str) -> Query:
+    sql = entry.get("query")
+    if type(sql) is not str:
+        raise BadRequestError(
+            f"`query` in {where} is not a string. "
+            "Suggestion: put one SQL statement there and its values in `params`."
+        )
+    params = entry.get("params")
+    if params is None:
+        params = []
+    if not isinstance(params, list):
+        raise BadRequestError(
+            f"`params` in {where} is not a list. "
+            "Suggestion: send the values of $1, $2, … as a JSON array, in this order."
+        )
+    if len(params) > MAX_PARAMETERS:
+        raise BadRequestError(
+            f"`params` in {where} has {len(params)} entries; PostgreSQL takes at most "
+            f"{MAX_PARAMETERS}. Suggestion: pass many values as one array parameter.",
+            code="54023",
+        )
+    own_mode = entry.get("arrayMode")
+    return Query(
+        sql=_wire_text(sql, f"`query` in {where}"),
+        params=tuple(
+            None if text is None else _wire_text(text, f"parameter ${number} in {where}")
+            for number, text in enumerate(map(parameter_text, params), start=1)
+        ),
+        array_mode=own_mode if isinstance(own_mode, bool) else array_mode,
+    )
+
+
+def _wire_text(text: str, where: str) -> bytes:
+    try:
+        encoded = text.encode()
+    except UnicodeEncodeError as error:
+        raise BadRequestError(
+            f"{where} holds half of a surrogate pair, which UTF-8 cannot express. "
+            "Suggestion: send complete characters.",
+            code="22021",
+        ) from error
+    # libpq takes C strings: everything after a zero byte would be lost without a word.
+    if b"\0" in encoded:
+        raise BadRequestError(
+            f"{where} holds a zero character, which PostgreSQL's text types cannot store. "
+            "Suggestion: remove it, or send the value as bytea in hex.",
+            code="22021",
+        )
+    return encoded
+
+
+def _parse_isolation_level(headers: Mapping[str, str]) -> str | None:
+    name = headers.get("neon-batch-isolation-level")
+    if name is None:
+        return None
+    level = _ISOLATION_LEVELS.get(name)
+    if level is None:
+        raise BadRequestError(
+            f"invalid isolation level {name!r}. "
+            f"Suggestion: use one of {', '.join(_ISOLATION_LEVELS)}."
+        )
+    return level

@@ -1,0 +1,101 @@
+"""The answer of ``POST /sql`` on success, exactly as Neon's clients expect it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from json.encoder import encode_basestring
+from typing import TYPE_CHECKING
+
+from poolkeeper.server.neon.values import json_fragment
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One column as PostgreSQL describes it."""
+
+    name: str
+    type_oid: int
+    table_oid: int
+    column_number: int
+    type_size: int
+    type_modifier: int
+
+
+@dataclass(frozen=True, slots=True)
+class StatementResult:
+    """What one statement returned, every cell in PostgreSQL's text format."""
+
+    fields: tuple[Field, ...]
+    rows: Sequence[Sequence[str | None]]
+    command_tag: str
+
+
+def encode_result(result: StatementResult, *, raw_text: bool, array_mode: bool) -> str:
+    """The JSON object for one statement.
+
+    Of two columns with one name, row objects keep the last, as Neon's client does.
+    """
+    words = result.command_tag.split()
+    # The count is the last word of a tag that has one: "INSERT 0 3", "SELECT 1".
+    count = words[-1] if words and words[-1].isdigit() else "null"
+    return (
+        f'{{"fields":{_encode_fields(result.fields)},'
+        f'"rows":{_encode_rows(result, raw_text=raw_text, array_mode=array_mode)},'
+        f'"command":{encode_basestring(words[0] if words else "")},'
+        f'"rowCount":{count},"rowAsArray":{"true" if array_mode else "false"}}}'
+    )
+
+
+def encode_batch(results: Sequence[str]) -> str:
+    """The JSON object for a batch, from its encoded results."""
+    return f'{{"results":[{",".join(results)}]}}'
+
+
+def _encode_fields(fields: Sequence[Field]) -> str:
+    return _dump(
+        [
+            {
+                "name": field.name,
+                "dataTypeID": field.type_oid,
+                "tableID": field.table_oid,
+                "columnID": field.column_number,
+                "dataTypeSize": field.type_size,
+                "dataTypeModifier": field.type_modifier,
+                "format": "text",
+            }
+            for field in fields
+        ]
+    )
+
+
+def _encode_rows(result: StatementResult, *, raw_text: bool, array_mode: bool) -> str:
+    names = [field.name for field in result.fields]
+    if raw_text and array_mode:
+        return _dump(result.rows)
+    if raw_text:
+        return _dump([dict(zip(names, row, strict=True)) for row in result.rows])
+    oids = [field.type_oid for field in result.fields]
+    rows = [
+        [
+            "null" if cell is None else json_fragment(cell, oid)
+            for cell, oid in zip(row, oids, strict=True)
+        ]
+        for row in result.rows
+    ]
+    if array_mode:
+        return "[" + ",".join(["[" + ",".join(row) + "]" for row in rows]) + "]"
+    keys = [encode_basestring(name) + ":" for name in names]
+    return "[" + ",".join([_encode_object(keys, row) for row in rows]) + "]"
+
+
+def _encode_object(keys: list[str], row: list[str]) -> str:
+    pairs = dict(zip(keys, row, strict=True))
+    return "{" + ",".join([key + value for key, value in pairs.items()]) + "}"
+
+
+def _dump(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

@@ -1,0 +1,38 @@
+"""The sizes of a pool at one instant; errors, statistics and health carry the same record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSnapshot:
+    """Where every connection of a pool is, and who waits, at one instant.
+
+    The numbers add up: ``total`` is the sum of the six states that follow it.
+    """
+
+    total: int
+    idle: int
+    active: int
+    connecting: int
+    validating: int
+    resetting: int
+    closing: int
+    waiting: int
+    oldest_waiter_seconds: float
+    min_size: int
+    max_size: int
+
+    def describe(self) -> str:
+        """Say the state in the words of an error message.
+
+        States that hold no connection are left out, except the ones everybody looks for.
+        """
+        parts = [f"{self.total} total", f"{self.active} active", f"{self.idle} idle"]
+        for name in ("connecting", "validating", "resetting", "closing"):
+            count = getattr(self, name)
+            if count:
+                parts.append(f"{count} {name}")
+        parts.append(f"{self.waiting} waiting")
+        return ", ".join(parts)
