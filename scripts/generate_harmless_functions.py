@@ -125,7 +125,7 @@ def _block(name: str, words: frozenset[str]) -> str:
         " ".join(sorted(words)), width=96, break_long_words=False, break_on_hyphens=False
     )
     body = "\n".join(f"    {line}" for line in lines)
-    return f'\n{name} = frozenset(\n    """\n{body}\n    """.split()  # noqa: SIM905 - a list of one name per line is ten pages\n)\n'
+    return f'\n{name} = frozenset(\n    """\n{body}\n    """.split()  # noqa: SIM905\n)\n'
 
 
 async def main(url: str) -> None:

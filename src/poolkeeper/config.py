@@ -230,7 +230,7 @@ class PoolConfig(BaseSettings):
         description="The most that bound grows to; not below `reconnect_initial_delay`.",
     )
 
-    # -------------------------------------------------------------------------------- leaks, closing
+    # ------------------------------------------------------------------------------- leaks, closing
 
     leak_detection_timeout: _SecondsOrZero = Field(
         default=30.0,
@@ -305,13 +305,16 @@ class PoolConfig(BaseSettings):
     @field_validator("min_size")
     @classmethod
     def _not_above_max_size(cls, value: int, info: ValidationInfo) -> int:
-        return _not(value, value > info.data.get("max_size", value), "greater", "max_size", info)
+        if value > info.data.get("max_size", value):
+            raise _contradiction("greater", "max_size", info)
+        return value
 
     @field_validator("reconnect_max_delay")
     @classmethod
     def _not_below_initial_delay(cls, value: float, info: ValidationInfo) -> float:
-        first = "reconnect_initial_delay"
-        return _not(value, value < info.data.get(first, value), "less", first, info)
+        if value < info.data.get("reconnect_initial_delay", value):
+            raise _contradiction("less", "reconnect_initial_delay", info)
+        return value
 
     @field_serializer("database_url")
     def _mask_url(self, url: str | None) -> str | None:
@@ -356,14 +359,12 @@ class PoolConfig(BaseSettings):
         return type(self)(_env_file=None, **(options | changes))
 
 
-def _not(value: Number, wrong: bool, word: str, other: str, info: ValidationInfo) -> Number:
-    if wrong:
-        raise PydanticCustomError(
-            "option_rule",
-            "is {word} than {other}={limit}",
-            {"word": word, "other": other, "limit": info.data[other]},
-        )
-    return value
+def _contradiction(word: str, other: str, info: ValidationInfo) -> PydanticCustomError:
+    return PydanticCustomError(
+        "option_rule",
+        "is {word} than {other}={limit}",
+        {"word": word, "other": other, "limit": info.data[other]},
+    )
 
 
 class _Variables(PydanticBaseSettingsSource):

@@ -67,7 +67,10 @@ def similar_option(name: str, options: Iterable[str]) -> str | None:
 
 def allowed_values(field: FieldInfo) -> str:
     """What an option accepts, in words: ``a number of seconds greater than 0``."""
-    words, limits, choices, nothing = "", [], [], []
+    words = ""
+    limits: list[str] = []
+    choices: list[str] = []
+    nothing: list[str] = []
     for constraint in _constraints(field):
         match constraint:
             case Kind():
@@ -84,8 +87,8 @@ def allowed_values(field: FieldInfo) -> str:
                 nothing.append("None")
             case _:
                 pass
-    *others, last = [*choices, " and ".join([words, *limits]).replace(" and ", " ", 1), *nothing]
-    return f"{', '.join(others)} or {last}" if others else last
+    values = [*choices, f"{words} {' and '.join(limits)}".rstrip(), *nothing]
+    return " or ".join(filter(None, [", ".join(values[:-1]), values[-1]]))
 
 
 def _constraints(field: FieldInfo) -> Iterator[object]:
@@ -151,9 +154,9 @@ def _problem(
     field = fields[option]
     if details["type"] == "option_rule":
         return _Problem(option, value, f"{name}={value} {details['msg']}", "change one of the two")
-    suggestion = f"set {name} to a value in this range"
+    suggestion = f"set {name} to such a value"
     if field.default_factory is None and field.default is not None:
-        suggestion += f", such as the default {field.default!r}"
+        suggestion += f", for example the default {field.default!r}"
     if None in _constraints(field):
         suggestion += f", or to {'None' if from_code else 'none'} for no limit"
     return _Problem(option, value, f"{name}={value} is not {allowed_values(field)}", suggestion)

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+STALL_TURNS = 5
+"""Turns of the event loop to wait after a deadline. When the loop itself was blocked, the answer
+may have arrived long ago and only needs to be read: a stalled loop is not a silent peer."""
+
 _abandoned: set[asyncio.Task[Any]] = set()
 """Keeps given-up tasks from being collected before they notice their cancellation."""
 
@@ -34,6 +38,10 @@ async def bounded(
     task = asyncio.get_running_loop().create_task(work)
     try:
         await asyncio.wait({task}, timeout=seconds)
+        for _ in range(STALL_TURNS):
+            if task.done():
+                break
+            await asyncio.sleep(0)
     except asyncio.CancelledError:
         _abandon(task, give_up, too_late)
         raise

@@ -73,7 +73,6 @@ class Pool:
         *,
         name: str,
         database: str,
-        driver: Driver,
         limits: Limits,
         policy: ResetPolicy,
         counters: PoolCounters,
@@ -88,7 +87,7 @@ class Pool:
     ) -> None:
         self.name = name
         self.database = database
-        self.driver = driver
+        self.driver: Driver
         self.state = PoolState(limits, rng)
         self.counters = counters
         self.recorder: DurationRecorder | None = None
@@ -143,6 +142,8 @@ class Pool:
             self._carry_out(self.state.release(slot, now))
             return None
         self.counters.wait.counts[0] += 1
+        if self.recorder is not None:
+            self.recorder.wait(0.0)
         return self._lend(slot)
 
     def _lend(self, slot: Slot) -> Any:
@@ -548,6 +549,11 @@ class Pool:
             self._carry_out(self.state.tick(self._time()))
             self.rearm()
 
+    def sign_of_life(self) -> None:
+        """The database's door is open again: dial now rather than when the backoff ends."""
+        if self.state.phase is Phase.OPEN and not self._connecting:
+            self._carry_out(self.state.sign_of_life(self._time()))
+
     def housekeep(self) -> None:
         """Once in a while: retire what is due, report high utilization, re-arm the reports."""
         state = self.state
@@ -578,6 +584,10 @@ class Pool:
         self._pid = os.getpid()
         self._thread = threading.get_ident()
         self.opened_at = self._time()
+
+    def unbind(self) -> None:
+        """Opening failed; the pool may be opened again, from any loop."""
+        self._loop = None
 
     async def open(self, session: Any, started: float) -> None:
         """Start serving; returns when the floor is filled or a connection could not be opened.
@@ -638,6 +648,18 @@ class Pool:
                 self.terminated += 1
                 slot.connection.abort()
                 self._carry_out(state.cut_off(slot))
+
+    def expire(self) -> None:
+        """Replace every connection."""
+        self._carry_out(self.state.expire(self._time()))
+
+    def resize(self, min_size: int, max_size: int) -> None:
+        """Change the limits."""
+        self._carry_out(self.state.resize(min_size, max_size, self._time()))
+
+    def resume(self) -> None:
+        """Grant connections again."""
+        self._carry_out(self.state.resume(self._time()))
 
     # Reports ----------------------------------------------------------------------------------
 

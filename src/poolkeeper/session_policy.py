@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from poolkeeper.drivers.base import Condition
+from poolkeeper.session_reset import StatementClassifier, cleaning_sql
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Container
 
     from poolkeeper.drivers.base import Session
 
@@ -15,27 +16,63 @@ ROLLBACK_ONLY: Final = ""
 """A recipe that does no more than end an open transaction."""
 
 
+class StatementNotes:
+    """What leases ask about statement texts when the mode is ``auto``."""
+
+    def __init__(self) -> None:
+        self._classifier = StatementClassifier()
+        self.clean: Container[str] = self._classifier.clean
+
+    def mark(self, query: Any) -> int:
+        """See ``Notes``. What is not a text will be refused by the driver, or is its own object."""
+        if not isinstance(query, str):
+            return 1
+        verdict = self._classifier.verdict(query)
+        if verdict.clean:
+            return 0
+        return 3 if verdict.may_prepare else 1
+
+
+class _Everything:
+    def __contains__(self, item: object) -> bool:
+        return True
+
+
+class NoNotes:
+    """The modes that do not depend on statement texts need none."""
+
+    clean: Container[str] = _Everything()
+
+    def mark(self, query: Any) -> int:
+        """See ``Notes``; never asked."""
+        del query
+        return 1
+
+
 class ResetPolicy:
     """One of ``auto``, ``always``, ``transaction`` or a callable of the user's.
 
     Args:
         mode: The value of the option ``reset``.
-        recipe: SQL that leaves nothing of a session's state but the driver's statements.
     """
 
-    def __init__(
-        self, mode: str | Callable[[Any], Awaitable[None]], recipe: str
-    ) -> None:
-        self._full = recipe
+    def __init__(self, mode: str | Callable[[Any], Awaitable[Any]]) -> None:
         self._mode = mode if isinstance(mode, str) else "callable"
         self._user = None if isinstance(mode, str) else mode
-        self.always = self._mode in ("always", "callable")
+        self._full = cleaning_sql(may_prepare=True)
+        self._without_prepared = cleaning_sql(may_prepare=False)
+        self.always = self._mode in {"always", "callable"}
         """Whether even a connection known to be clean is reset."""
+        self.notes = StatementNotes() if self._mode == "auto" else NoNotes()
 
     def recipe(self, condition: Condition) -> str | None:
         """What to run on a connection in ``condition``; None means it can be used as it is."""
-        if self._mode == "always" or (self._mode == "auto" and condition is Condition.DIRTY):
+        if self._mode == "always":
             return self._full
+        if self._mode == "auto" and condition is Condition.PREPARED:
+            return self._full
+        if self._mode == "auto" and condition is Condition.DIRTY:
+            return self._without_prepared
         if condition is Condition.CLEAN and not self.always:
             return None
         return ROLLBACK_ONLY

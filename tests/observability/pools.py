@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from poolkeeper.core.availability import Availability
 from poolkeeper.observability.statistics import DurationRecorder, PoolCounters, PoolStatistics
 from poolkeeper.snapshot import PoolSnapshot
 
@@ -27,7 +28,7 @@ class CountingPool:
         self.name = name
         self.snapshot = replace(SNAPSHOT, **sizes)
         self.counters = PoolCounters()
-        self.availability = "up"
+        self.availability = Availability.UP
         self.current_outage_seconds = 0.0
         self.recorder: DurationRecorder | None = None
 

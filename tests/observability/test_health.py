@@ -4,19 +4,24 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
+from poolkeeper.core.availability import Availability
 from poolkeeper.observability.health import build_health_report
 from tests.observability.pools import SNAPSHOT
 
 NOW = datetime(2025, 3, 4, 5, 6, 7, 891234, tzinfo=UTC)
 
 
-def report(availability="up", snapshot=SNAPSHOT, **facts):
+def report(availability=Availability.UP, snapshot=SNAPSHOT, **facts):
     return build_health_report(availability, snapshot, now=NOW, uptime_seconds=60.0, **facts)
 
 
 @pytest.mark.parametrize(
     ("availability", "status", "http_status"),
-    [("up", "healthy", 200), ("degraded", "degraded", 200), ("down", "unhealthy", 503)],
+    [
+        (Availability.UP, "healthy", 200),
+        (Availability.DEGRADED, "degraded", 200),
+        (Availability.DOWN, "unhealthy", 503),
+    ],
 )
 def test_availability_becomes_health_and_http_status(availability, status, http_status):
     """A degraded pool still serves; only an unhealthy one takes itself out of the balancer."""
@@ -26,7 +31,7 @@ def test_availability_becomes_health_and_http_status(availability, status, http_
 
 def test_report_has_exactly_the_promised_shape():
     made = report(
-        "down",
+        Availability.DOWN,
         reasons=["the database has not answered for 3 s"],
         latency_seconds=0.00123456,
         last_error="connection refused",
@@ -57,7 +62,7 @@ def test_what_is_not_known_is_null():
 
 def test_timestamp_is_utc_whatever_the_zone_of_the_clock():
     local = NOW.astimezone(timezone(timedelta(hours=9)))
-    made = build_health_report("up", SNAPSHOT, now=local, uptime_seconds=1.0)
+    made = build_health_report(Availability.UP, SNAPSHOT, now=local, uptime_seconds=1.0)
     assert made.timestamp == "2025-03-04T05:06:07.891Z"
     assert datetime.fromisoformat(made.timestamp) == NOW.replace(microsecond=891000)
 
@@ -71,14 +76,20 @@ DIALLING = dataclasses.replace(EMPTY, total=1, connecting=1)
 @pytest.mark.parametrize(
     ("availability", "snapshot", "outage_seconds", "expected"),
     [
-        ("up", SNAPSHOT, None, "connected"),
-        ("degraded", SNAPSHOT, None, "connected"),
-        ("up", EMPTY, None, "connected"),  # min_size 0, nobody asks
-        ("degraded", DIALLING, None, "connecting"),
-        ("down", DIALLING, None, "connecting"),  # the very first connection
-        ("down", EMPTY, None, "disconnected"),
-        ("down", SNAPSHOT, 0.0, "disconnected"),
-        ("down", DIALLING, 4.0, "disconnected"),  # the prober's dialling makes no hope
+        (Availability.UP, SNAPSHOT, None, "connected"),
+        (Availability.DEGRADED, SNAPSHOT, None, "connected"),
+        (Availability.UP, EMPTY, None, "connected"),  # min_size 0, nobody asks
+        (Availability.DEGRADED, DIALLING, None, "connecting"),
+        (Availability.DOWN, DIALLING, None, "connecting"),  # the very first connection
+        (Availability.DOWN, EMPTY, None, "disconnected"),
+        (Availability.DOWN, SNAPSHOT, 0.0, "disconnected"),
+        (
+            Availability.DOWN,
+            DIALLING,
+            0.0,
+            "disconnected",
+        ),  # an outage that began this very instant
+        (Availability.DOWN, DIALLING, 4.0, "disconnected"),  # the prober's dialling makes no hope
     ],
 )
 def test_word_for_the_database_follows_from_evidence(
@@ -89,4 +100,4 @@ def test_word_for_the_database_follows_from_evidence(
 
 
 def test_attempt_that_is_overdue_is_not_in_the_past():
-    assert report("down", next_attempt_seconds=-0.2).database.next_attempt_seconds == 0.0
+    assert report(Availability.DOWN, next_attempt_seconds=-0.2).database.next_attempt_seconds == 0.0

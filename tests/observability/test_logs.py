@@ -56,7 +56,9 @@ def test_event_becomes_a_structlog_record_with_its_name_level_and_fields():
     assert call.kwargs == {"event": "database_connection_lost", **LOST.to_dict()}
 
 
-def test_application_without_structlog_finds_events_in_standard_logging(caplog, unconfigured_structlog):
+def test_application_without_structlog_finds_events_in_standard_logging(
+    caplog, unconfigured_structlog
+):
     """The level, the name and the facts, under the logger `poolkeeper`."""
     caplog.set_level(logging.INFO, logger="poolkeeper")
     StructlogSink()(LOST)
@@ -246,6 +248,7 @@ def test_no_secret_is_written_by_any_way(as_json):
     assert stderr.count("Traceback (most recent call last)") == 4
     assert stderr.count("***") >= 10
     assert "cannot log in with ***" in stderr
+    assert "UserWarning" not in stderr
     if as_json:
         records = json_lines(stderr)
         assert [record["event"] for record in records][:2] == ["trying", "odd"]

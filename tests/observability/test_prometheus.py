@@ -5,6 +5,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from poolkeeper.core.availability import Availability
 from poolkeeper.exceptions import PoolConfigurationError
 from poolkeeper.observability.prometheus import OPENMETRICS, TEXT, PoolCollector, exposition
 from tests.observability.pools import CountingPool
@@ -112,12 +113,12 @@ def test_openmetrics_names_the_unit():
     assert units["poolkeeper_pool_waiters"] == ""
 
 
-@pytest.mark.parametrize("availability", ["up", "degraded", "down"])
+@pytest.mark.parametrize("availability", Availability)
 def test_database_is_up_until_it_is_down(availability):
     pool = busy_pool()
     pool.availability = availability
     _, samples = scrape(pool)
-    assert value(samples, "db_up") == (availability != "down")
+    assert value(samples, "db_up") == (availability is not Availability.DOWN)
 
 
 def test_many_pools_are_told_apart():

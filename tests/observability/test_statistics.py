@@ -160,6 +160,7 @@ def test_dictionary_fits_into_json_and_holds_everything():
     assert set(plain) == {f.name for f in dataclasses.fields(stats)} | {"utilization"}
     assert plain["utilization"] == SNAPSHOT.active / SNAPSHOT.max_size
     assert plain["recycled"] == {"idle": 4}
+    assert plain["availability"] == "up"
     assert plain["use_seconds"]["count"] == 1
     assert plain["use_seconds"]["cumulative"][-1] == 1
     assert len(plain["use_seconds"]["cumulative"]) == len(plain["use_seconds"]["bounds"]) + 1

@@ -153,6 +153,7 @@ async def test_stop_ends_even_if_a_client_stays(server):
     client = await asyncpg.connect(server.url)
     await asyncio.to_thread(server.stop, "smart", timeout=0.2)
     assert not server.is_running
+    assert "received fast shutdown request" in server.log_path.read_text()
     client.terminate()
 
 
@@ -205,12 +206,19 @@ async def test_nobody_enters_without_the_password(server):
 
 
 @pytest.mark.skipif(not ROOT, reason="only root has an account to give up")
-def test_root_never_runs_postgres_as_root(server):
-    """The server's processes belong to an unprivileged account without root's groups."""
-    for process in family(server.pid)[:-1]:
-        assert 0 not in (*process.uids(), *process.gids())
-    groups = Path(f"/proc/{server.pid}/status").read_text().split("Groups:")[1].splitlines()[0]
-    assert groups.strip() == ""
+def test_root_never_runs_postgres_as_root(tmp_path):
+    """The server's processes belong to an unprivileged account, without root's groups."""
+    code = (
+        f"with FaultyPostgres({str(tmp_path / 'data')!r}) as server:\n"
+        "    say(server.pid)\n"
+        "    wait()\n"
+    )
+    with parent_process(code, extra_groups=[0, 4]) as parent:
+        for process in family(int(parent.stdout.readline()))[:-1]:
+            assert 0 not in (*process.uids(), *process.gids())
+            if LINUX:
+                status = Path(f"/proc/{process.pid}/status").read_text()
+                assert status.split("Groups:")[1].splitlines()[0].strip() == ""
 
 
 @pytest.mark.skipif(not ROOT, reason="only root switches accounts")
@@ -236,10 +244,14 @@ def test_wheel_may_be_installed_where_others_cannot_look(tmp_path, open_dir, mon
         shutil.copytree(part, site / part.name)
     monkeypatch.syspath_prepend(site)
     monkeypatch.setattr(binaries, "CACHES", (tmp_path / "closed" / "too", open_dir / "cache"))
-    for run in ("copies", "reuses"):
-        with FaultyPostgres(tmp_path / run) as server:
-            assert server.binaries.bin_dir.is_relative_to(open_dir / "cache")
-            assert server.psql("select 1") == "1"
+    umask = os.umask(0o077)
+    try:
+        for run in ("copies", "reuses"):
+            with FaultyPostgres(tmp_path / run) as server:
+                assert server.binaries.bin_dir.is_relative_to(open_dir / "cache")
+                assert server.psql("select 1") == "1"
+    finally:
+        os.umask(umask)
     assert len(list((open_dir / "cache").iterdir())) == 1
 
 
@@ -299,13 +311,15 @@ def test_server_is_gone_after_its_parent_was_killed(tmp_path, state):
         f"server = FaultyPostgres({str(tmp_path / 'data')!r})\n"
         "server.start()\n"
         f"{'server.freeze()' if state == 'frozen' else ''}\n"
-        "say(server.pid)\n"
+        "say(server.pid, server.socket_dir)\n"
         "wait()\n"
     )
     with parent_process(code) as parent:
-        processes = family(int(parent.stdout.readline()))
+        pid, sockets = parent.stdout.readline().split()
+        processes = family(int(pid))
         parent.kill()
         assert_all_gone(processes)
+    assert not Path(sockets).exists()
     with FaultyPostgres(tmp_path / "data") as server:
         assert "database system was shut down at" in _last_start(server)
 
@@ -378,7 +392,10 @@ async def test_crash_ends_every_process_at_once(server):
     client = await asyncpg.connect(server.url)
     await client.execute("create table t (id int)")
     busy = asyncio.create_task(
-        client.execute("do $$ begin perform pg_sleep(600); insert into t values (1); end $$")
+        client.execute(
+            "do $$ declare end_at timestamptz := clock_timestamp() + interval '2 s'; begin "
+            "while clock_timestamp() < end_at loop end loop; insert into t values (1); end $$"
+        )
     )
     while not [row for row in server.backends() if row["state"] == "active"]:
         await asyncio.sleep(0.01)

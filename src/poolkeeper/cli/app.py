@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from poolkeeper.cli import serve as serve_command
 from poolkeeper.cli.check import command as check_command
 from poolkeeper.cli.errors import RUNTIME_FAILURE, CommandError
 from poolkeeper.cli.main import version
@@ -20,6 +21,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command(help=serve_command.HELP_TEXT)(serve_command.serve)
 app.command(help=check_command.HELP_TEXT)(check_command.check)
 
 

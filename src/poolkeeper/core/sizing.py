@@ -22,7 +22,7 @@ class Limits:
     outage_patience: float = 10.0
 
 
-def connections_to_open(  # noqa: PLR0913 - a pure function of counts; a class would only rename them
+def connections_to_open(
     *,
     min_size: int,
     max_size: int,

@@ -111,10 +111,10 @@ class PoolState:
         """Hand a sound released connection to whoever has waited longest; None if nobody may."""
         if not self.waiters or not self._sound(slot, now) or self.paused:
             return None
-        self.mean_use += (now - slot.taken_at - self.mean_use) * MEAN_USE_WEIGHT
+        self._note_use(slot, now)
         ticket = self.waiters.pop()
         self._assign(ticket, slot, now)
-        slot.alive_at = now
+        slot.alive_at = slot.idle_since = now
         return ticket
 
     def park(self, slot: Slot, now: float) -> bool:
@@ -134,8 +134,14 @@ class PoolState:
             and not slot.lost
             and self.phase is Phase.OPEN
             and (self.limits.max_uses is None or slot.uses < self.limits.max_uses)
-            and len(self.slots) <= self.limits.max_size
+            and not self._surplus()
         )
+
+    def _surplus(self) -> int:
+        """How many connections beyond ``max_size`` are not on their way out yet."""
+        # Almost always the first comparison is enough; only a resize makes the second necessary.
+        over = len(self.slots) - self.limits.max_size
+        return 0 if over <= 0 else max(0, over - self._count(CLOSING))
 
     # Requests ---------------------------------------------------------------------------------
 
@@ -202,6 +208,7 @@ class PoolState:
         if slot.state is not IN_USE:
             msg = f"slot {slot.id} was released in state {slot.state.name}"
             raise InvariantViolated(msg)
+        self._note_use(slot, now)
         if not slot.lost:
             slot.alive_at = slot.idle_since = now
             if dirty and self._reason_to_close(slot, now) is None:
@@ -213,13 +220,14 @@ class PoolState:
         """A borrower gives back a connection nobody else may have."""
         return [self._leave(slot, reason, abort=True)]
 
+    def _note_use(self, slot: Slot, now: float) -> None:
+        self.mean_use += (now - slot.taken_at - self.mean_use) * MEAN_USE_WEIGHT
+
     def _return(self, slot: Slot, now: float) -> list[Effect]:
         """Bring a connection nobody is at work on any more back into circulation, or close it."""
-        if slot.lost:
-            return [self._leave(slot, "connection_lost", abort=True)]
-        reason = self._reason_to_close(slot, now)
+        reason = "connection_lost" if slot.lost else self._reason_to_close(slot, now)
         if reason is not None:
-            return [self._leave(slot, reason)]
+            return [self._leave(slot, reason, abort=slot.lost), *self._progress(now)]
         return self._settle(slot, now)
 
     def _reason_to_close(self, slot: Slot, now: float) -> str | None:
@@ -232,7 +240,7 @@ class PoolState:
             return slot.retire_reason
         if self.limits.max_uses is not None and slot.uses >= self.limits.max_uses:
             return "max_uses"
-        if len(self.slots) > self.limits.max_size:
+        if self._surplus():
             return "resize"
         return None
 
@@ -270,14 +278,13 @@ class PoolState:
             if now - slot.alive_at > self.limits.validation_bypass:
                 slot = max(self.idle, key=_alive_at)
             if now >= slot.retire_at and self._may_retire(slot, now):
-                self.idle.remove(slot)
-                effects.append(self._leave(slot, slot.retire_reason or "max_lifetime"))
+                self._replace(slot, now, effects)
             elif now - slot.alive_at <= self.limits.validation_bypass:
                 self.idle.remove(slot)
                 ticket = self.waiters.pop()
                 self._assign(ticket, slot, now)
                 effects.append(Grant(ticket, slot))
-            elif self._count(VALIDATING) + self._count(RESETTING) < len(self.waiters):
+            elif self._coming(VALIDATING, RESETTING) < len(self.waiters):
                 self.idle.remove(slot)
                 slot.move(VALIDATING)
                 effects.append(Validate(slot))
@@ -295,7 +302,7 @@ class PoolState:
             total=len(self.slots),
             leaving=self._count(CLOSING),
             waiting=0 if self.paused else len(self.waiters),
-            coming=self._coming(),
+            coming=self._coming(*COMING),
             connecting=connecting,
             window=self._window,
         )
@@ -310,9 +317,10 @@ class PoolState:
         self.slots[slot.id] = slot
         return slot
 
-    def _coming(self) -> int:
+    def _coming(self, *states: object) -> int:
+        """How many connections in these states will be usable if all goes well."""
         return sum(
-            slot.state in COMING and slot.generation == self.generation
+            slot.state in states and slot.generation == self.generation and not slot.lost
             for slot in self.slots.values()
         )
 
@@ -329,18 +337,22 @@ class PoolState:
         if self.phase is not Phase.OPEN:
             return [self._leave(slot, "pool_closed")]
         effects = self._alive(now)
+        # Only a dial that succeeds ends the backoff: while the server is full or refuses this
+        # client, its open connections keep answering, and must not cause dial after dial.
+        self._forget_failures()
         if slot.generation != self.generation:
             return [*effects, self._leave(slot, "expired"), *self._progress(now)]
-        if len(self.slots) > self.limits.max_size:
-            return [*effects, self._leave(slot, "resize")]
         predecessor, slot.replaces = slot.replaces, None
         if predecessor is not None:
             if predecessor.state is IDLE:
                 self.idle.remove(predecessor)
-                effects.append(self._leave(predecessor, predecessor.retire_reason or "max_lifetime"))
+                reason = predecessor.retire_reason or "max_lifetime"
+                effects.append(self._leave(predecessor, reason))
             elif predecessor.state in CONNECTED:
                 # At work; it closes when it comes back.
                 predecessor.retire_at = now
+        if self._surplus():
+            return [*effects, self._leave(slot, "resize"), *self._progress(now)]
         self._window = min(self._window * 2, self.limits.max_size)
         return effects + self._settle(slot, now)
 
@@ -354,12 +366,11 @@ class PoolState:
         self.last_failure = failure
         self.last_failure_at = now
         if slot.replaces is not None:
-            # The old connection still works; try again when the next retirement is due.
-            slot.replaces.retire_at = now + self._retirement_interval()
+            self._retire_later(slot.replaces, now)
         self.next_attempt_at = now + self._backoff.next_delay()
         effects: list[Effect] = []
         if failure is not Failure.BACKPRESSURE:
-            self._note_if_down("connect_failed", now, now - self.alive_at, effects)
+            self._note_if_down("connect_failed", now, now - self.last_heard(), effects)
         return effects + self.tick(now)
 
     def validated(self, slot: Slot, now: float) -> list[Effect]:
@@ -374,18 +385,19 @@ class PoolState:
         Idle connections of the cohort are dropped at once, which makes room to dial fresh in
         parallel; those in use close when they come back.
         """
-        self._lost_since_alive += self._count(*CONNECTED)
+        cohort = self.usable()
         self.last_failure_at = now
         self._window = 1
         effects: list[Effect] = [self._leave(slot, "validation_failed", abort=True)]
         if self.phase is not Phase.OPEN:
             return effects
         if slot.generation == self.generation:
+            self._lost_since_alive += cohort
             for ticket in self.waiters:
                 ticket.saw_broken = True
             self.generation += 1
             effects.extend(self._drop_idle("validation_failed", abort=True))
-            self._note_if_down("validation_failed", now, now - self.alive_at, effects)
+            self._note_if_down("validation_failed", now, now - self.last_heard(), effects)
         return effects + self._progress(now)
 
     def reset_done(self, slot: Slot, now: float) -> list[Effect]:
@@ -410,8 +422,10 @@ class PoolState:
             effects.append(self._leave(slot, "connection_lost", abort=True))
         # In any other state somebody is at work on it, will fail, and will bring it back.
         if self.phase is Phase.OPEN:
-            # The peer itself said so: there is no silence to speak of.
-            self._note_if_down("connection_lost", now, 0.0, effects)
+            if slot.generation == self.generation:
+                # The peer itself said so: there is no silence to speak of. Of an expired
+                # connection nothing follows; its successors are only just being dialled.
+                self._note_if_down("connection_lost", now, 0.0, effects)
             effects += self._progress(now)
         return effects
 
@@ -426,6 +440,7 @@ class PoolState:
 
     def _leave(self, slot: Slot, reason: str, *, abort: bool = False) -> Close:
         slot.move(CLOSING)
+        self.alive_at = max(self.alive_at, slot.alive_at)
         return Close(slot, reason, abort)
 
     def _drop_idle(self, reason: str, *, abort: bool) -> list[Effect]:
@@ -447,13 +462,16 @@ class PoolState:
             for slot in self.slots.values()
         )
 
+    def last_heard(self) -> float:
+        """When any connection last gave a sign of life."""
+        # The hot path notes it on the connection only.
+        return max(self.alive_at, *(slot.alive_at for slot in self.slots.values()), 0.0)
+
     def _alive(self, now: float) -> list[Effect]:
         """Something was heard from the database."""
         self.alive_at = now
         self._lost_since_alive = 0
         if self.down_since is None:
-            if self._backoff.attempts:
-                self._forget_failures()
             return []
         ended = OutageEnded(now - self.down_since, self._backoff.attempts)
         self.down_since = None
@@ -487,8 +505,7 @@ class PoolState:
 
     def sign_of_life(self, now: float) -> list[Effect]:
         """Something suggests the database is back: do not sit out the backoff."""
-        if self.next_attempt_at > now:
-            self.next_attempt_at = now
+        self.next_attempt_at = min(self.next_attempt_at, now)
         return self._progress(now)
 
     # Time -------------------------------------------------------------------------------------
@@ -548,25 +565,28 @@ class PoolState:
 
     def _replace(self, slot: Slot, now: float, effects: list[Effect]) -> None:
         """Open a successor first if there is room, so that the pool never gets smaller."""
-        slot.retire_reason = slot.retire_reason or "max_lifetime"
-        successor_possible = (
-            len(self.slots) < self.limits.max_size
-            and now >= self.next_attempt_at
-            and self._count(CONNECTING) < self._window
-        )
-        if successor_possible:
+        if now < self.next_attempt_at or self._count(CONNECTING) >= self._window:
+            # No new connection can be had at present, so the old one is worth keeping.
+            self._retire_later(slot, now)
+        elif len(self.slots) < self.limits.max_size:
             successor = self._new_slot()
             successor.replaces = slot
             slot.retire_at = inf
             effects.append(Connect(successor))
         else:
             self.idle.remove(slot)
-            effects.append(self._leave(slot, slot.retire_reason))
+            effects.append(self._leave(slot, slot.retire_reason or "max_lifetime"))
+
+    def _retire_later(self, slot: Slot, now: float) -> None:
+        """Give a connection that still works another turn when the next retirement is due."""
+        slot.retire_reason = None
+        slot.retire_at = now + self._retirement_interval()
 
     def _shed_idle(self, now: float, effects: list[Effect]) -> None:
         if self.limits.max_idle is None:
             return
-        surplus = len(self.slots) - self._count(CLOSING) - self.limits.min_size
+        # Only what is open counts: a dial under way may fail.
+        surplus = self.usable() - self.limits.min_size
         for slot in self.idle[: max(0, surplus)]:
             if now - slot.idle_since >= self.limits.max_idle:
                 self.idle.remove(slot)
@@ -607,8 +627,7 @@ class PoolState:
         effects: list[Effect] = []
         if self.phase is not Phase.OPEN:
             return effects
-        surplus = len(self.slots) - self._count(CLOSING) - max_size
-        for slot in self.idle[: max(0, surplus)]:
+        for slot in self.idle[: self._surplus()]:
             self.idle.remove(slot)
             effects.append(self._leave(slot, "resize"))
         return effects + self._progress(now)
@@ -623,7 +642,8 @@ class PoolState:
 
     def pause(self) -> None:
         """Stop granting connections. Those in use may finish; requests queue and keep their
-        deadlines."""
+        deadlines.
+        """
         self.paused = True
 
     def resume(self, now: float) -> list[Effect]:
@@ -661,11 +681,12 @@ class PoolState:
     def snapshot(self, now: float) -> PoolSnapshot:
         """The sizes at this instant; O(number of connections), no allocation beyond the record."""
         counts = dict.fromkeys((IDLE, IN_USE, CONNECTING, VALIDATING, RESETTING, CLOSING), 0)
-        for slot in self.slots.values():
+        # A copy: exporters ask from threads of their own.
+        for slot in list(self.slots.values()):
             counts[slot.state] += 1
         oldest = self.waiters.oldest()
         return PoolSnapshot(
-            total=len(self.slots),
+            total=sum(counts.values()),
             idle=counts[IDLE],
             active=counts[IN_USE],
             connecting=counts[CONNECTING],

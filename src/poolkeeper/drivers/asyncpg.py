@@ -80,9 +80,9 @@ class AsyncpgSession:
             return Condition.BUSY
         if connection._listeners or connection._log_listeners:
             self._warn_of_listeners()
-            return Condition.DIRTY
+            lease._dirty |= 1
         if lease._dirty:
-            return Condition.DIRTY
+            return Condition.PREPARED if lease._dirty & 2 else Condition.DIRTY
         if cancelling or protocol.is_in_transaction() or connection._top_xact is not None:
             return Condition.UNFINISHED
         return Condition.CLEAN

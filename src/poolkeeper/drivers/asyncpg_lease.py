@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 class ConnectionReleasedError(PoolUsageError, asyncpg.InterfaceError):
     """A connection was used after it had gone back to the pool. Nothing was sent."""
 
+    def __init__(self, message: str) -> None:
+        # asyncpg's errors print a detail and a hint, which only their own constructor sets.
+        asyncpg.InterfaceError.__init__(self, message)
+
 
 class _Released:
     """Stands in for the connection of a lease that is over: any use says so."""
@@ -63,7 +67,7 @@ class PooledConnection(asyncpg_connection._ConnectionProxy):  # type: ignore[mis
         self._slot = slot
         self._pool = owner
         self._notes = notes
-        self._dirty = False
+        self._dirty = 0
         self._running = 0
         self._last_query: Any = None
 
@@ -77,7 +81,7 @@ class PooledConnection(asyncpg_connection._ConnectionProxy):  # type: ignore[mis
         # Only what no wrapper knows comes here: methods of a connection_class of the user's, or
         # private attributes. What they do to the session cannot be told.
         if not name.startswith("_"):
-            self._dirty = True
+            self._dirty |= 1
         return getattr(self._con, name)
 
     def __repr__(self) -> str:
@@ -106,7 +110,7 @@ def _wrap_statement(name: str) -> Callable[..., Any]:
     def call(self: PooledConnection, query: Any, *args: Any, **kwargs: Any) -> Any:
         self._last_query = query
         if query not in self._notes.clean:
-            self._dirty |= self._notes.leaves_state(query)
+            self._dirty |= self._notes.mark(query)
         return getattr(self._con, name)(query, *args, **kwargs)
 
     return call
@@ -121,7 +125,7 @@ def _wrap_plain(name: str) -> Callable[..., Any]:
 
 def _wrap_state(name: str) -> Callable[..., Any]:
     def call(self: PooledConnection, *args: Any, **kwargs: Any) -> Any:
-        self._dirty = True
+        self._dirty |= 1
         return getattr(self._con, name)(*args, **kwargs)
 
     return call
@@ -145,7 +149,7 @@ async def _running(lease: PooledConnection, work: Awaitable[Any]) -> Any:
 async def execute(self: PooledConnection, query: str, *args: Any, timeout: Any = None) -> str:  # noqa: ASYNC109
     self._last_query = query
     if query not in self._notes.clean:
-        self._dirty |= self._notes.leaves_state(query)
+        self._dirty |= self._notes.mark(query)
     work = self._con.execute(query, *args, timeout=timeout)
     status: str = await (work if args else _running(self, work))
     return status
@@ -154,7 +158,7 @@ async def execute(self: PooledConnection, query: str, *args: Any, timeout: Any =
 async def copy_from_query(self: PooledConnection, query: str, *args: Any, **kwargs: Any) -> Any:
     self._last_query = query
     if query not in self._notes.clean:
-        self._dirty |= self._notes.leaves_state(query)
+        self._dirty |= self._notes.mark(query)
     return await _running(self, self._con.copy_from_query(query, *args, **kwargs))
 
 

@@ -21,6 +21,8 @@ class Condition(Enum):
     """An open transaction, or a cancelled statement still winding down."""
     DIRTY = "dirty"
     """Session state may be left that a rollback does not undo."""
+    PREPARED = "prepared"
+    """As DIRTY, and statements of the borrower's own may be prepared in SQL."""
     BUSY = "busy"
     """Somebody is still running a statement on it: nobody else may have it."""
     CLOSED = "closed"
@@ -33,8 +35,8 @@ class Notes(Protocol):
     clean: Container[str]
     """Texts known to leave the session as they found it."""
 
-    def leaves_state(self, query: Any) -> bool:
-        """Whether a text not in ``clean`` may leave session state behind."""
+    def mark(self, query: Any) -> int:
+        """Judge a text not in ``clean``: 0 harmless, 1 state may stay, 3 prepared statements too."""
 
 
 class Owner(Protocol):
@@ -97,6 +99,9 @@ class Driver(Protocol):
 
         Cancelling leaves nothing open.
         """
+
+    def set_connect_args(self, dsn: str | None, **connect_kwargs: Any) -> None:
+        """Use other arguments from the next connection on."""
 
     def failure(self, error: BaseException) -> Failure:
         """What a failed ``connect`` says about the database."""

@@ -101,7 +101,9 @@ def _cache_dir() -> Path:
     """A directory only root can write to: what lies there will be executed."""
     for cache in CACHES:
         try:
-            cache.mkdir(mode=0o755, exist_ok=True)
+            if not cache.exists():
+                cache.mkdir(mode=0o755)
+                cache.chmod(0o755)  # whatever the umask
             found = cache.lstat()
         except OSError:
             continue

@@ -6,19 +6,20 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from poolkeeper.core.availability import Availability
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from poolkeeper.observability.statistics import Availability
     from poolkeeper.snapshot import PoolSnapshot
 
 HealthStatus: TypeAlias = Literal["healthy", "degraded", "unhealthy"]
 DatabaseStatus: TypeAlias = Literal["connected", "connecting", "disconnected"]
 
 _HEALTH_OF: dict[Availability, HealthStatus] = {
-    "up": "healthy",
-    "degraded": "degraded",
-    "down": "unhealthy",
+    Availability.UP: "healthy",
+    Availability.DEGRADED: "degraded",
+    Availability.DOWN: "unhealthy",
 }
 
 
@@ -134,4 +135,4 @@ def _database_status(
     if snapshot.connecting and snapshot.connecting == snapshot.total:
         return "connecting"
     # a pool with min_size 0 holds nothing while nobody asks, and is none the worse for it
-    return "disconnected" if availability == "down" else "connected"
+    return "disconnected" if availability is Availability.DOWN else "connected"

@@ -132,7 +132,7 @@ def configure_logging(
     renderer: Processor = (
         structlog.processors.JSONRenderer(ensure_ascii=False)
         if json
-        # without a formatter of our choice, an installed rich would print local variables
+        # tracebacks are text by then; older structlog complains if another formatter is set
         else structlog.dev.ConsoleRenderer(
             colors=(stream or sys.stderr).isatty(),
             exception_formatter=structlog.dev.plain_traceback,

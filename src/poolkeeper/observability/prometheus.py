@@ -6,6 +6,7 @@ from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
 from typing import TYPE_CHECKING
 
+from poolkeeper.core.availability import Availability
 from poolkeeper.exceptions import PoolConfigurationError
 
 try:
@@ -50,7 +51,7 @@ _GAUGES: tuple[tuple[str, str, Callable[[PoolStatistics], float]], ...] = (
     (
         "db_up",
         "1 while the database can be worked with, 0 during an outage.",
-        lambda s: float(s.availability != "down"),
+        lambda s: float(s.availability is not Availability.DOWN),
     ),
 )
 

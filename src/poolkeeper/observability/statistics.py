@@ -6,15 +6,14 @@ from bisect import bisect_left
 from dataclasses import dataclass, field
 from itertools import accumulate
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol
+
+from poolkeeper.core.availability import Availability
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from poolkeeper.snapshot import PoolSnapshot
-
-Availability: TypeAlias = Literal["up", "degraded", "down"]
-"""Whether the database can be worked with, as concluded from evidence."""
 
 BUCKET_BOUNDS: tuple[float, ...] = (
     *(0.0001, 0.00025, 0.0005),
@@ -222,7 +221,7 @@ class PoolStatistics:
         *,
         pool: str,
         uptime_seconds: float,
-        availability: Availability = "up",
+        availability: Availability = Availability.UP,
         current_outage_seconds: float = 0.0,
     ) -> PoolStatistics:
         """Join the sizes of one instant with copies of the counters.
@@ -277,6 +276,8 @@ class PoolStatistics:
                 value = value.to_dict()
             elif isinstance(value, MappingProxyType):
                 value = dict(value)
+            elif isinstance(value, Availability):
+                value = value.value
             plain[name] = value
         plain["utilization"] = self.utilization
         return plain

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import psycopg
 from psycopg import generators, pq, waiting
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from psycopg.abc import PQGen
     from psycopg.pq.abc import PGconn, PGresult
 
+T = TypeVar("T")
 Connection: TypeAlias = "psycopg.AsyncConnection[Any]"
 
 # Rows are taken over in portions, so that a result over the limit is noticed before it fills the
@@ -137,11 +138,11 @@ async def _run(
 
 async def bounded(
     conn: Connection,
-    work: Coroutine[Any, Any, StatementResult],
+    work: Coroutine[Any, Any, T],
     *,
     deadline: float,
-    client_gone: asyncio.Event,
-) -> StatementResult:
+    leaving: asyncio.Future[None],
+) -> T:
     """Await ``work`` on ``conn``; at the deadline or when the client leaves, cancel in the server.
 
     The server has the last word: a statement that finished before the cancel request reached it
@@ -149,9 +150,9 @@ async def bounded(
 
     Args:
         conn: The connection ``work`` uses.
-        work: A call of `run_statement`.
+        work: Calls of `run_statement`.
         deadline: In the event loop's time.
-        client_gone: Set when nobody waits for the answer any more.
+        leaving: Done when nobody waits for the answer any more.
 
     Raises:
         DeadlineExceededError: The statement was cancelled and had no effect.
@@ -160,10 +161,10 @@ async def bounded(
     """
     loop = asyncio.get_running_loop()
     running = loop.create_task(work)
-    leaving = loop.create_task(client_gone.wait())
+    first: set[asyncio.Future[Any]] = {running, leaving}
     try:
         await asyncio.wait(
-            {running, leaving},
+            first,
             timeout=max(0.0, deadline - loop.time()),
             return_when=asyncio.FIRST_COMPLETED,
         )
@@ -178,7 +179,6 @@ async def bounded(
         except psycopg.errors.QueryCanceled as error:
             raise DeadlineExceededError(str(error)) from error
     finally:
-        leaving.cancel()
         if not running.done():
             running.cancel()
             await asyncio.wait({running})

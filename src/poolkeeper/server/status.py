@@ -69,7 +69,8 @@ RULES: Mapping[type[BaseException], Rule] = {
         "copy-refused",
         suggestion="use INSERT … SELECT FROM unnest($1, …) for many rows, or a PostgreSQL client.",
     ),
-    UnauthorizedError: Rule(401, "28P01", "unauthorized"),
+    # 401 elsewhere, but Neon's clients would not show the message.
+    UnauthorizedError: Rule(400, "28P01", "unauthorized"),
     BodyTooLargeError: Rule(
         413,
         "54000",
@@ -169,8 +170,6 @@ def answer(error: BaseException, *, request_id: str, random: Random) -> Answer:
         seconds = _seconds_until_useful(error, random)
         body["retry_after"] = seconds
         headers["Retry-After"] = str(seconds)
-    if rule.status == HTTPStatus.UNAUTHORIZED:
-        headers["WWW-Authenticate"] = 'Bearer realm="poolkeeper"'
     if isinstance(error, exceptions.PoolClosedError):
         headers["Connection"] = "close"
     return Answer(rule.status, rule.kind, body, headers)
@@ -217,8 +216,6 @@ def _sentence(error: BaseException, rule: Rule, outcome: Outcome) -> str:
     what = " ".join(str(error).split())
     if isinstance(error, execute.CopyRefusedError):
         what = "COPY from or to the client is not possible over HTTP"
-    elif isinstance(error, execute.DeadlineExceededError):
-        what = "The request was cancelled at its deadline"
     elif isinstance(error, execute.NothingSentError | TransactionLostError):
         what = f"The connection to the database was lost: {what}"
     elif isinstance(error, execute.OutcomeUnknownError):

@@ -126,15 +126,15 @@ def classify(sql: str, *, also_harmless: frozenset[str] = frozenset()) -> Verdic
     be trusted like the built-in ones when called without a schema.
     """
     if len(sql) > MAX_CHARACTERS:
-        return Verdict(False, f"longer than {MAX_CHARACTERS} characters", may_prepare=True)
+        return _dirty(f"longer than {MAX_CHARACTERS} characters")
     if "\0" in sql:
-        return Verdict(False, "contains a NUL character", may_prepare=True)
+        return _dirty("contains a NUL character")
     if "pg_temp" in sql.lower():
-        return Verdict(False, "mentions pg_temp", may_prepare=True)
+        return _dirty("mentions pg_temp")
     try:
         texts, kinds = tokenize(sql)
     except Unreadable as error:
-        return Verdict(False, str(error), may_prepare=True)
+        return _dirty(str(error))
     reason = ""
     may_prepare = False
     start = 0
@@ -153,7 +153,11 @@ def classify(sql: str, *, also_harmless: frozenset[str] = frozenset()) -> Verdic
                 reason = reason or str(dirty)
                 may_prepare = may_prepare or dirty.may_prepare
         start = end + 1
-    return Verdict(False, reason, may_prepare) if reason else CLEAN
+    return _dirty(reason, may_prepare=may_prepare) if reason else CLEAN
+
+
+def _dirty(reason: str, *, may_prepare: bool = True) -> Verdict:
+    return Verdict(clean=False, reason=reason, may_prepare=may_prepare)
 
 
 class _Statement:
@@ -300,7 +304,7 @@ class _Statement:
         """Say what the parenthesis at ``i`` opens; ``closed`` is the kind that ended last."""
         before = i - 1
         kind = self.kinds[before] if before >= 0 else PUNCTUATION
-        if kind == PUNCTUATION or kind == LITERAL:
+        if kind in (PUNCTUATION, LITERAL):
             if self.is_punctuation(before, ","):
                 if closed == _ROW and self.is_punctuation(i - 2, ")"):
                     return _ROW

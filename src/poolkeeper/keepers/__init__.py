@@ -1,0 +1,9 @@
+"""Background duties of an open pool: one each, all with the same start and stop."""
+
+from poolkeeper.keepers.leaks import LeakKeeper
+from poolkeeper.keepers.liveness import LivenessKeeper
+from poolkeeper.keepers.reconnect import ReconnectKeeper
+from poolkeeper.keepers.retirement import RetirementKeeper
+from poolkeeper.keepers.service import Keeper
+
+__all__ = ["Keeper", "LeakKeeper", "LivenessKeeper", "ReconnectKeeper", "RetirementKeeper"]

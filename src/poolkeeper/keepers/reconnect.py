@@ -1,0 +1,67 @@
+"""During an outage, notice the moment the database can be dialled again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+from poolkeeper.core.availability import Failure
+from poolkeeper.deadlines import bounded
+from poolkeeper.keepers.service import Keeper
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from poolkeeper.pool import Pool
+
+KNOCK_INTERVAL = 0.05
+KNOCK_TIMEOUT = 1.0
+
+
+class ReconnectKeeper(Keeper):
+    """Knock at the database's door while the pool is cut off, and tell the pool when it opens.
+
+    The pool itself dials with a capped, jittered backoff: one login at a time, up to a second
+    apart. A bare TCP connection costs a fraction of a login and none while it is refused, so it
+    can be tried far more often. Only the change from refused to accepted breaks the backoff, or
+    a server that said it is starting up; a server that accepts and then fails the login must not
+    be asked twenty times a second.
+    """
+
+    def __init__(self, pool: Pool, endpoints: Sequence[tuple[str, int] | str]) -> None:
+        super().__init__(KNOCK_INTERVAL)
+        self._pool = pool
+        self._endpoints = endpoints
+        self._refused = False
+
+    async def perform(self) -> None:
+        """Knock once if there is an outage."""
+        if self._pool.state.down_since is None:
+            self._refused = False
+            return
+        opened = any([await self._knock(endpoint) for endpoint in self._endpoints])
+        if opened and (self._refused or self._pool.state.last_failure is Failure.STARTING):
+            self._pool.sign_of_life()
+        self._refused = not opened
+
+    async def _knock(self, endpoint: tuple[str, int] | str) -> bool:
+        try:
+            _reader, writer = await bounded(_open(endpoint), KNOCK_TIMEOUT, too_late=_hang_up)
+        except OSError:
+            return False
+        _hang_up((_reader, writer))
+        return True
+
+
+async def _open(
+    endpoint: tuple[str, int] | str,
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    if isinstance(endpoint, str):
+        return await asyncio.open_unix_connection(endpoint)
+    return await asyncio.open_connection(*endpoint)
+
+
+def _hang_up(streams: tuple[asyncio.StreamReader, asyncio.StreamWriter]) -> None:
+    with contextlib.suppress(OSError):
+        streams[1].transport.abort()

@@ -1,0 +1,613 @@
+"""The public face: a pool with its keepers, statistics, health and events."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Self
+
+from poolkeeper.config import PoolConfig
+from poolkeeper.core.availability import Availability, Evidence, judge
+from poolkeeper.core.backoff import Backoff
+from poolkeeper.core.lifecycle import Phase
+from poolkeeper.core.sizing import Limits
+from poolkeeper.drivers import make_driver
+from poolkeeper.endpoints import default_name, endpoints_of
+from poolkeeper.exceptions import (
+    PoolClosedError,
+    PoolConfigurationError,
+    PoolInitializationError,
+    PoolUsageError,
+)
+from poolkeeper.keepers import (
+    Keeper,
+    LeakKeeper,
+    LivenessKeeper,
+    ReconnectKeeper,
+    RetirementKeeper,
+)
+from poolkeeper.lease import AcquireContext
+from poolkeeper.observability.events import EventBus, PoolClosed, PoolInitialized
+from poolkeeper.observability.health import HealthReport, build_health_report
+from poolkeeper.observability.logs import StructlogSink
+from poolkeeper.observability.statistics import PoolCounters, PoolStatistics
+from poolkeeper.opening import first_session
+from poolkeeper.pool import Pool
+from poolkeeper.session_policy import ResetPolicy
+from poolkeeper.urls import mask_url, redact
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Generator, Iterable
+    from types import TracebackType
+
+    from poolkeeper.observability.events import Event
+    from poolkeeper.observability.statistics import DurationRecorder
+
+
+class ConnectionPoolManager:
+    """A PostgreSQL connection pool that comes back by itself.
+
+    Has the interface of ``asyncpg.Pool`` and is opened the same way::
+
+        async with ConnectionPoolManager(PoolConfig(database_url="postgresql://…")) as pool:
+            async with pool.acquire() as connection:
+                await connection.fetch("SELECT 1")
+
+    A pool belongs to the event loop that opened it; calls from another loop, thread or process
+    raise ``PoolUsageError``.
+
+    Args:
+        config: The options. None reads them from the environment, see ``PoolConfig``.
+        init: Coroutine awaited with each new driver connection, before anybody gets it.
+        setup: Coroutine awaited with each borrowed connection, within the acquire timeout.
+        reset: Coroutine awaited with the driver connection after each use, instead of the reset
+            the option ``reset`` describes. An open transaction is rolled back first.
+        connect: Replacement for ``asyncpg.connect``.
+        connection_class: Subclass of ``asyncpg.Connection`` to use.
+        record_class: Subclass of ``asyncpg.Record`` to use.
+        connect_kwargs: Passed to the driver's ``connect``: ``ssl``, ``server_settings``,
+            ``password`` (a text or a callable), ``host`` and so on.
+    """
+
+    def __init__(
+        self,
+        config: PoolConfig | None = None,
+        *,
+        init: Callable[[Any], Awaitable[None]] | None = None,
+        setup: Callable[[Any], Awaitable[None]] | None = None,
+        reset: Callable[[Any], Awaitable[None]] | None = None,
+        connect: Callable[..., Awaitable[Any]] | None = None,
+        connection_class: type | None = None,
+        record_class: type | None = None,
+        **connect_kwargs: Any,
+    ) -> None:
+        self._config = config = PoolConfig() if config is None else config
+        self._bus = EventBus()
+        self._counters = PoolCounters()
+        self._rng = random.Random()  # noqa: S311 - jitter, no secrets
+        self._keepers: list[Keeper] = []
+        self._opening: asyncio.Future[None] | None = None
+        self._closed_reported = False
+        self._hooks: dict[str, Any] = {
+            "init": init,
+            "connect": connect,
+            "connection_class": connection_class,
+            "record_class": record_class,
+        }
+        self._connect_args = (config.database_url, connect_kwargs)
+        policy = ResetPolicy(config.reset if reset is None else reset)
+        self._pool = self._make_pool(policy, setup)
+        self._bus.add(StructlogSink(secrets=self._secrets()))
+
+    def _make_pool(
+        self, policy: ResetPolicy, setup: Callable[[Any], Awaitable[None]] | None
+    ) -> Pool:
+        config = self._config
+        url, connect_kwargs = self._connect_args
+        if config.command_timeout is not None:
+            connect_kwargs = {"command_timeout": config.command_timeout, **connect_kwargs}
+        pool = Pool(
+            name=config.pool_name or default_name(url, connect_kwargs),
+            database=mask_url(url) if url else default_name(url, connect_kwargs),
+            limits=Limits(
+                min_size=config.min_size,
+                max_size=config.max_size,
+                max_waiting=config.max_waiting,
+                validation_bypass=config.validation_bypass,
+                max_lifetime=config.max_lifetime,
+                lifetime_jitter=config.lifetime_jitter,
+                max_idle=config.max_inactive_connection_lifetime or None,
+                max_uses=config.max_queries,
+                reconnect_initial_delay=config.reconnect_initial_delay,
+                reconnect_max_delay=config.reconnect_max_delay,
+                outage_patience=config.outage_patience,
+            ),
+            policy=policy,
+            counters=self._counters,
+            emit=self._bus.emit,
+            redact=lambda text: redact(text, *self._secrets()),
+            rng=self._rng,
+            timeout=config.timeout,
+            connect_timeout=config.connect_timeout,
+            validation_timeout=config.validation_timeout,
+            reset_timeout=config.reset_timeout,
+            setup=setup,
+        )
+        pool.driver = make_driver(
+            url, owner=pool, notes=policy.notes, hooks=self._hooks, connect_kwargs=connect_kwargs
+        )
+        return pool
+
+    def _secrets(self) -> list[str]:
+        url, connect_kwargs = self._connect_args
+        password = connect_kwargs.get("password")
+        return [secret for secret in (url, password) if isinstance(secret, str) and secret]
+
+    # Life cycle -------------------------------------------------------------------------------
+
+    async def initialize(self) -> None:
+        """Open the pool: at least one connection stands when this returns.
+
+        Calling it again does nothing. With ``min_size=0`` nothing is dialled and nothing can fail.
+        Cancelling it closes what was opened.
+
+        Raises:
+            PoolInitializationError: The database could not be reached in
+                ``initialization_attempts`` attempts, or refused this client. Nothing is left.
+            PoolClosedError: The pool has been closed.
+        """
+        phase = self._pool.state.phase
+        if phase is Phase.OPEN:
+            return
+        if phase is not Phase.NEW:
+            raise PoolClosedError(
+                "Cannot initialize: pool is closed. Suggestion: create a new pool."
+            )
+        if self._opening is not None:
+            await asyncio.shield(self._opening)
+            return
+        self._opening = asyncio.get_running_loop().create_future()
+        try:
+            await self._open()
+        finally:
+            opening, self._opening = self._opening, None
+            opening.set_result(None)
+
+    async def _open(self) -> None:
+        config, pool = self._config, self._pool
+        url, connect_kwargs = self._connect_args
+        if url is None and not connect_kwargs and self._hooks["connect"] is None:
+            raise PoolConfigurationError(
+                "No database to connect to: database_url is not set. Suggestion: pass "
+                "PoolConfig(database_url='postgresql://user@host/database') or set DATABASE_URL.",
+                option="database_url",
+            )
+        pool.bind()
+        started = pool.now()
+        session = None
+        if config.min_size:
+            try:
+                session, started = await first_session(
+                    pool.driver,
+                    database=pool.database,
+                    attempts=config.initialization_attempts,
+                    connect_timeout=config.connect_timeout,
+                    patience=config.timeout,
+                    backoff=Backoff(
+                        config.reconnect_initial_delay, config.reconnect_max_delay, self._rng
+                    ),
+                )
+            except PoolInitializationError:
+                pool.unbind()
+                raise
+        self._start_keepers()
+        try:
+            await pool.open(session, started)
+        except asyncio.CancelledError:
+            self.terminate()
+            raise
+        self._bus.emit(
+            PoolInitialized(
+                pool=pool.name,
+                min_size=config.min_size,
+                max_size=config.max_size,
+                connections=self.get_size(),
+                elapsed_seconds=pool.now() - pool.opened_at,
+                database_url=pool.database,
+                server_version=pool.server_version,
+            )
+        )
+
+    def _start_keepers(self) -> None:
+        config, pool = self._config, self._pool
+        self._keepers = [
+            LivenessKeeper(pool, config.probe_interval, config.probe_timeout),
+            RetirementKeeper(pool, config.max_lifetime, config.max_inactive_connection_lifetime),
+            ReconnectKeeper(pool, endpoints_of(*self._connect_args)),
+        ]
+        if config.leak_detection_timeout:
+            self._keepers.append(LeakKeeper(pool, config.leak_detection_timeout, self._bus.emit))
+        for keeper in self._keepers:
+            keeper.start()
+
+    async def close(self, timeout: float | None = None) -> None:
+        """Finish: waiters get ``PoolClosedError`` at once, borrowers may end their work.
+
+        After ``timeout`` seconds (None: the option ``close_timeout``) the connections still in
+        use are cut off. When this returns no connection, task or timer of the pool is left.
+        Closing twice is allowed; closing a pool that was never opened only marks it closed.
+        Cancelling it cuts the remaining connections off.
+        """
+        started = self._pool.now()
+        try:
+            await self._pool.drain(self._config.close_timeout if timeout is None else timeout)
+        finally:
+            for keeper in self._keepers:
+                await keeper.stop()
+        self._report_closed(started)
+
+    def terminate(self) -> None:
+        """Cut every connection off at once, without waiting for anybody."""
+        started = self._pool.now()
+        self._pool.terminate()
+        for keeper in self._keepers:
+            keeper.cancel()
+        self._report_closed(started)
+
+    def _report_closed(self, started: float) -> None:
+        if self._closed_reported or self._pool.opened_at == 0.0:
+            return
+        self._closed_reported = True
+        closed = self._counters.recycled.get("pool_closed", 0)
+        self._bus.emit(
+            PoolClosed(
+                pool=self._pool.name,
+                elapsed_seconds=self._pool.now() - started,
+                connections_closed=closed,
+                connections_terminated=self._pool.terminated,
+            )
+        )
+
+    async def __aenter__(self) -> Self:
+        """Open the pool, see ``initialize``."""
+        await self.initialize()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the pool, see ``close``."""
+        await self.close()
+
+    def __await__(self) -> Generator[Any, None, Self]:
+        """Open the pool, as ``await asyncpg.create_pool(…)`` does."""
+        return self.__aenter__().__await__()
+
+    def pause(self) -> None:
+        """Stop granting connections; those in use may finish, new requests queue.
+
+        Requests keep their deadlines. With ``expire_connections`` and ``resume`` around it, a
+        planned restart of the database costs its clients a pause and no error.
+        """
+        self._pool.state.pause()
+
+    def resume(self) -> None:
+        """Grant connections again, to those who wait first."""
+        self._pool.resume()
+
+    def resize(self, *, min_size: int | None = None, max_size: int | None = None) -> None:
+        """Change the limits of the running pool.
+
+        Surplus idle connections are closed now, surplus busy ones when they come back.
+
+        Raises:
+            PoolConfigurationError: The values are out of range or contradict each other.
+        """
+        config = self._config
+        new_max = config.max_size if max_size is None else max_size
+        new_min = min(config.min_size, new_max) if min_size is None else min_size
+        self._config = config.with_changes(min_size=new_min, max_size=new_max)
+        self._pool.resize(new_min, new_max)
+
+    async def expire_connections(self) -> None:
+        """Replace every connection: idle ones now, those in use when they come back."""
+        self._pool.expire()
+
+    def set_connect_args(self, dsn: str | None = None, **connect_kwargs: Any) -> None:
+        """Use other connection arguments from the next connection on.
+
+        Follow it by ``expire_connections()`` to replace the present ones.
+        """
+        self._connect_args = (dsn, connect_kwargs)
+        self._pool.driver.set_connect_args(dsn, **connect_kwargs)
+
+    # Borrowing --------------------------------------------------------------------------------
+
+    def acquire(self, *, timeout: float | None = None) -> AcquireContext:
+        """Borrow a connection: ``async with pool.acquire() as connection:`` or ``await``.
+
+        Requests are served in order. Cancelling a waiting request leaves no trace.
+
+        Args:
+            timeout: Seconds to wait at most; None means the option ``timeout``.
+
+        Raises:
+            PoolTimeoutError: No connection became free in time (also a ``TimeoutError``).
+            PoolDeadlockError: Every connection is held by a task that waits for another one.
+            ConnectionValidationError: A connection was broken and could not be replaced in time.
+            PoolExhaustedError: ``max_waiting`` requests wait already.
+            DatabaseUnavailableError: The database has been away for longer than
+                ``outage_patience``, or refuses this client.
+            PoolClosedError: The pool is not open.
+            PoolUsageError: Called from another event loop, thread or process.
+        """
+        return AcquireContext(self._pool, timeout)
+
+    async def release(self, connection: Any, *, timeout: float | None = None) -> None:
+        """Give a connection back; releasing it again does nothing.
+
+        Never waits: cleaning happens afterwards, in the background, within ``reset_timeout``.
+        ``timeout`` is accepted for compatibility and not needed.
+
+        Raises:
+            PoolUsageError: The connection is not from this pool.
+        """
+        del timeout
+        slot = getattr(connection, "_slot", None)
+        if slot is None or getattr(connection, "_pool", None) is not self._pool:
+            raise PoolUsageError(
+                f"{connection!r} was not acquired from this pool. Suggestion: release a "
+                "connection to the pool that acquire() was called on."
+            )
+        self._pool.release(connection)
+
+    async def _borrow(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        pool = self._pool
+        lease = pool.acquire_nowait()
+        if lease is None:
+            lease = await pool.wait(None)
+        try:
+            return await getattr(lease, method)(*args, **kwargs)
+        finally:
+            pool.release(lease)
+
+    async def execute(self, query: str, *args: Any, timeout: float | None = None) -> Any:
+        """Borrow a connection and run ``Connection.execute`` on it."""
+        if timeout is None:
+            return await self._borrow("execute", query, *args)
+        return await self._borrow("execute", query, *args, timeout=timeout)
+
+    async def executemany(
+        self, command: str, args: Iterable[Any], *, timeout: float | None = None
+    ) -> None:
+        """Borrow a connection and run ``Connection.executemany`` on it."""
+        await self._borrow("executemany", command, args, timeout=timeout)
+
+    async def fetch(
+        self,
+        query: str,
+        *args: Any,
+        timeout: float | None = None,
+        record_class: type | None = None,
+    ) -> list[Any]:
+        """Borrow a connection and run ``Connection.fetch`` on it."""
+        rows: list[Any] = await self._borrow(
+            "fetch", query, *args, timeout=timeout, record_class=record_class
+        )
+        return rows
+
+    async def fetchval(
+        self, query: str, *args: Any, column: int = 0, timeout: float | None = None
+    ) -> Any:
+        """Borrow a connection and run ``Connection.fetchval`` on it."""
+        return await self._borrow("fetchval", query, *args, column=column, timeout=timeout)
+
+    async def fetchrow(
+        self,
+        query: str,
+        *args: Any,
+        timeout: float | None = None,
+        record_class: type | None = None,
+    ) -> Any:
+        """Borrow a connection and run ``Connection.fetchrow`` on it."""
+        return await self._borrow(
+            "fetchrow", query, *args, timeout=timeout, record_class=record_class
+        )
+
+    async def fetchmany(
+        self,
+        query: str,
+        args: Iterable[Any],
+        *,
+        timeout: float | None = None,
+        record_class: type | None = None,
+    ) -> list[Any]:
+        """Borrow a connection and run ``Connection.fetchmany`` on it."""
+        rows: list[Any] = await self._borrow(
+            "fetchmany", query, args, timeout=timeout, record_class=record_class
+        )
+        return rows
+
+    async def copy_from_table(self, table_name: str, **options: Any) -> str:
+        """Borrow a connection and run ``Connection.copy_from_table`` on it."""
+        status: str = await self._borrow("copy_from_table", table_name, **options)
+        return status
+
+    async def copy_from_query(self, query: str, *args: Any, **options: Any) -> str:
+        """Borrow a connection and run ``Connection.copy_from_query`` on it."""
+        status: str = await self._borrow("copy_from_query", query, *args, **options)
+        return status
+
+    async def copy_to_table(self, table_name: str, **options: Any) -> str:
+        """Borrow a connection and run ``Connection.copy_to_table`` on it."""
+        status: str = await self._borrow("copy_to_table", table_name, **options)
+        return status
+
+    async def copy_records_to_table(self, table_name: str, **options: Any) -> str:
+        """Borrow a connection and run ``Connection.copy_records_to_table`` on it."""
+        status: str = await self._borrow("copy_records_to_table", table_name, **options)
+        return status
+
+    # Reports ----------------------------------------------------------------------------------
+
+    @property
+    def config(self) -> PoolConfig:
+        """The options in force; its ``repr`` masks the password."""
+        return self._config
+
+    @property
+    def name(self) -> str:
+        """Name of the pool in events, statistics and metrics."""
+        return self._pool.name
+
+    def get_size(self) -> int:
+        """Connections that are open."""
+        snapshot = self._pool.snapshot()
+        return snapshot.total - snapshot.connecting - snapshot.closing
+
+    def get_idle_size(self) -> int:
+        """Open connections nobody uses."""
+        return self._pool.snapshot().idle
+
+    def get_min_size(self) -> int:
+        """The floor kept in the background."""
+        return self._pool.state.limits.min_size
+
+    def get_max_size(self) -> int:
+        """The ceiling; connections being opened or closed count."""
+        return self._pool.state.limits.max_size
+
+    def get_init_size(self) -> int:
+        """Connections opened by ``initialize``: the floor."""
+        return self._pool.state.limits.min_size
+
+    def is_closing(self) -> bool:
+        """Whether the pool is closing or closed."""
+        return self._pool.state.phase in {Phase.DRAINING, Phase.CLOSED}
+
+    def get_statistics(self) -> PoolStatistics:
+        """What the pool is doing and has done, at one instant; no query, no lock, < 1 ms."""
+        pool = self._pool
+        availability, _reasons = judge(self._evidence())
+        return PoolStatistics.collect(
+            pool.snapshot(),
+            self._counters,
+            pool=pool.name,
+            uptime_seconds=pool.now() - pool.opened_at,
+            availability=availability,
+            current_outage_seconds=pool.outage_seconds() or 0.0,
+        )
+
+    async def health_check(self) -> HealthReport:
+        """Say how the pool is, from evidence already there.
+
+        Takes no connection, asks no database and never waits, whatever state the pool is in.
+        """
+        pool = self._pool
+        phase = pool.state.phase
+        availability, reasons = judge(self._evidence())
+        if phase is not Phase.OPEN:
+            availability, reasons = Availability.DOWN, [f"the pool is {phase.value}"]
+        return build_health_report(
+            availability,
+            pool.snapshot(),
+            now=datetime.now(UTC),
+            uptime_seconds=pool.now() - pool.opened_at,
+            reasons=reasons,
+            latency_seconds=pool.probe_latency,
+            last_error=self._counters.last_error,
+            outage_seconds=pool.outage_seconds(),
+            next_attempt_seconds=pool.next_attempt_seconds(),
+        )
+
+    def _evidence(self) -> Evidence:
+        pool = self._pool
+        state = pool.state
+        failed_at = state.last_failure_at
+        snapshot = pool.snapshot()
+        return Evidence(
+            down_since=state.down_since,
+            connected=state.usable(),
+            min_size=state.limits.min_size,
+            used_fraction=snapshot.active / snapshot.max_size,
+            last_failure_age=None if failed_at is None else pool.now() - failed_at,
+            probe_latency=pool.probe_latency,
+        )
+
+    def add_event_listener(self, listener: Callable[[Event], object]) -> None:
+        """Call ``listener`` with every event from now on, from the pool's event loop.
+
+        It must not block; what it raises is logged and harms nobody.
+        """
+        self._bus.add(listener)
+
+    def remove_event_listener(self, listener: Callable[[Event], object]) -> None:
+        """Stop calling ``listener``."""
+        self._bus.remove(listener)
+
+    def set_duration_recorder(self, recorder: DurationRecorder | None) -> None:
+        """Tell ``recorder`` every wait, use and connect duration; OpenTelemetry uses this."""
+        self._pool.recorder = recorder
+
+    def __repr__(self) -> str:
+        return (
+            f"<ConnectionPoolManager {self._pool.name!r} {self._pool.state.phase.value}: "
+            f"{self._pool.snapshot().describe()}>"
+        )
+
+
+def create_pool(
+    dsn: str | None = None,
+    *,
+    min_size: int | None = None,
+    max_size: int = 10,
+    max_queries: int = 50_000,
+    max_inactive_connection_lifetime: float = 300.0,
+    timeout: float | None = None,
+    acquire_timeout: float | None = None,
+    **options: Any,
+) -> ConnectionPoolManager:
+    """Make a pool the way ``asyncpg.create_pool`` does; await it or enter it to open it.
+
+    Args:
+        dsn: URL of the database; None reads ``POOL_DATABASE_URL`` or ``DATABASE_URL``, then
+            leaves it to asyncpg's ``PG*`` variables.
+        min_size: Floor; None means 2, or ``max_size`` if that is less.
+        max_size: Ceiling.
+        max_queries: Uses of a connection before it is replaced.
+        max_inactive_connection_lifetime: Seconds an idle connection above the floor is kept.
+        timeout: Seconds to open one connection, as in asyncpg.
+        acquire_timeout: Seconds ``acquire`` waits; asyncpg waits for ever, this pool 30 s.
+        options: Any option of ``PoolConfig``, any hook of ``ConnectionPoolManager``, and whatever
+            else the driver's ``connect`` takes.
+
+    Raises:
+        PoolConfigurationError: An option cannot be used.
+    """
+    chosen: dict[str, Any] = {
+        "database_url": dsn,
+        "min_size": min_size,
+        "max_size": max_size,
+        "max_queries": max_queries,
+        "max_inactive_connection_lifetime": max_inactive_connection_lifetime,
+        "connect_timeout": timeout,
+        "timeout": acquire_timeout,
+    }
+    config_options = {name: value for name, value in chosen.items() if value is not None}
+    options.pop("loop", None)
+    # asyncpg distinguishes the connections opened at start from the floor; here they are one.
+    init_size = options.pop("init_size", None)
+    if init_size is not None and min_size is None:
+        config_options["min_size"] = init_size
+    reset = options.pop("reset", None)
+    if isinstance(reset, str):
+        config_options["reset"] = reset
+        reset = None
+    for name in PoolConfig.model_fields:
+        if name in options:
+            config_options[name] = options.pop(name)
+    return ConnectionPoolManager(PoolConfig(**config_options), reset=reset, **options)

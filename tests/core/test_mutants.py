@@ -1,0 +1,206 @@
+"""The state machine is worth something only if it finds bugs: here it has to, one by one.
+
+Each class below is the core with one bug, most of them shaped like one a published pool once had.
+"""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from poolkeeper.core import lifecycle
+from poolkeeper.core.effects import Refuse
+from poolkeeper.core.slots import IDLE
+from poolkeeper.core.waiters import TicketState
+from tests.core.machine import PoolMachine
+from tests.core.world import WatchedPoolState
+
+
+class LosesTheGrantOfACancelledOwner(WatchedPoolState):
+    def cancel(self, ticket, now):
+        if ticket.state is TicketState.GRANTED:
+            self.accept(ticket)
+            return []
+        return super().cancel(ticket, now)
+
+
+class LeavesACancelledWaiterInTheQueue(WatchedPoolState):
+    def cancel(self, ticket, now):
+        if ticket.state is TicketState.WAITING:
+            ticket.state = TicketState.DONE
+            return []
+        return super().cancel(ticket, now)
+
+
+class LeaksTheRoomOfAFailedConnect(WatchedPoolState):
+    def connect_failed(self, slot, failure, now):
+        effects = super().connect_failed(slot, failure, now)
+        self._new_slot()
+        return effects
+
+
+class HandsOnAnOlderGeneration(WatchedPoolState):
+    def _sound(self, slot, now):
+        generation, slot.generation = slot.generation, self.generation
+        sound = super()._sound(slot, now)
+        slot.generation = generation
+        return sound
+
+
+class HandsOnADeadConnection(WatchedPoolState):
+    def _sound(self, slot, now):
+        lost, slot.lost = slot.lost, False
+        sound = super()._sound(slot, now)
+        slot.lost = lost
+        return sound
+
+
+class ParksBesideAWaiter(WatchedPoolState):
+    def park(self, slot, now):
+        if not self._sound(slot, now):
+            return False
+        slot.state = IDLE
+        slot.alive_at = slot.idle_since = now
+        self.idle.append(slot)
+        return True
+
+    def pass_on(self, slot, now):
+        return None
+
+
+class ServesTheNewestFirst(WatchedPoolState):
+    def request(self, now, deadline, owner):
+        ticket, effects = super().request(now, deadline, owner)
+        if ticket.state is TicketState.WAITING:
+            self.waiters._queue.move_to_end(ticket, last=False)
+        return ticket, effects
+
+
+class ClosesAHealthyConnection(WatchedPoolState):
+    def _reason_to_close(self, slot, now):
+        # Everything that is not in use looks superfluous, the way httpcore once counted.
+        if len(self.slots) > max(1, self.limits.min_size):
+            return "max_idle"
+        return super()._reason_to_close(slot, now)
+
+
+class CountsLeavingConnectionsAsSurplus(WatchedPoolState):
+    def _surplus(self):
+        return max(0, len(self.slots) - self.limits.max_size)
+
+
+class DialsAHerd(WatchedPoolState):
+    def _open_missing(self, now, effects):
+        self._window = self.limits.max_size
+        super()._open_missing(now, effects)
+
+
+class DialsAgainAtOnce(WatchedPoolState):
+    def connect_failed(self, slot, failure, now):
+        effects = super().connect_failed(slot, failure, now)
+        return effects + self.sign_of_life(now)
+
+
+class ForgetsTheBackoffWheneverAnyoneAnswers(WatchedPoolState):
+    def _alive(self, now):
+        effects = super()._alive(now)
+        self._forget_failures()
+        return effects
+
+
+class ForgetsToPlanTheNextAttempt(WatchedPoolState):
+    def next_wakeup(self, now):
+        return min((ticket.deadline for ticket in self.waiters), default=float("inf"))
+
+
+class TakesAProbeForAUse(WatchedPoolState):
+    def validated(self, slot, now):
+        slot.idle_since = now
+        return super().validated(slot, now)
+
+
+class TrustsAConnectionUnheardOf(WatchedPoolState):
+    def _serve(self, now, effects):
+        for slot in self.idle:
+            slot.alive_at = now
+        super()._serve(now, effects)
+
+
+class GivesTheCohortUpOncePerProbe(WatchedPoolState):
+    def validation_failed(self, slot, now):
+        slot.generation = self.generation
+        return super().validation_failed(slot, now)
+
+
+class RetiresAllAtOnce(WatchedPoolState):
+    def _may_retire(self, slot, now):
+        slot.retire_reason = "max_lifetime"
+        return True
+
+
+class BreaksBeforeItMakes(WatchedPoolState):
+    def _replace(self, slot, now, effects):
+        self.idle.remove(slot)
+        effects.append(self._leave(slot, "max_lifetime"))
+
+
+class ShedsBelowTheFloor(WatchedPoolState):
+    def _shed_idle(self, now, effects):
+        floor, self.limits.min_size = self.limits.min_size, 0
+        super()._shed_idle(now, effects)
+        self.limits.min_size = floor
+
+
+class GrantsWhileDraining(WatchedPoolState):
+    def drain(self, now):
+        queue = list(self.waiters)
+        effects = super().drain(now)
+        for ticket in queue:
+            ticket.state = TicketState.WAITING
+            self.waiters.add(ticket)
+        return [effect for effect in effects if not isinstance(effect, Refuse)]
+
+    def _sound(self, slot, now):
+        phase, self.phase = self.phase, lifecycle.Phase.OPEN
+        sound = super()._sound(slot, now)
+        self.phase = phase
+        return sound
+
+
+class GrantsWhilePaused(WatchedPoolState):
+    def _progress(self, now):
+        paused, self.paused = self.paused, False
+        effects = super()._progress(now)
+        self.paused = paused
+        return effects
+
+
+class NeverClosesForGood(WatchedPoolState):
+    def _finish_if_empty(self):
+        return []
+
+
+HUNT = settings(
+    max_examples=1500,
+    stateful_step_count=50,
+    derandomize=True,
+    database=None,
+    deadline=None,
+    # To be found is enough; nobody reads the smallest example of a planted bug.
+    phases=[Phase.generate],
+    report_multiple_bugs=False,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+@pytest.mark.parametrize("mutant", WatchedPoolState.__subclasses__(), ids=lambda m: m.__name__)
+def test_a_planted_bug_is_found(mutant):
+    """The machine that passes the core fails each core with a bug."""
+
+    class Machine(PoolMachine):
+        state_class = mutant
+
+    # InvariantViolated, when the core notices by itself, is an AssertionError too.
+    with pytest.raises(AssertionError):
+        run_state_machine_as_test(Machine, settings=HUNT)
