@@ -117,7 +117,6 @@ class Pool:
         self._settled: asyncio.Future[None] | None = None
         self._exhausted_reported = False
         self._utilization_reported = False
-        self._connect_delay = 0.0
 
     # Borrowing --------------------------------------------------------------------------------
 
@@ -361,14 +360,8 @@ class Pool:
         state = self.state
         started = self._time()
         if state.down_since is not None:
-            self._emit(
-                ReconnectAttempt(
-                    pool=self.name,
-                    attempt=state.attempts + 1,
-                    delay_seconds=self._connect_delay,
-                    error=self.counters.last_error,
-                )
-            )
+            failed_at = state.last_failure_at if state.attempts else None
+            self._report_attempt(0.0 if failed_at is None else started - failed_at)
         try:
             session = await bounded(
                 self.driver.connect(self._connect_timeout),
@@ -380,9 +373,7 @@ class Pool:
             self.note_failure(error)
             self.counters.total_connect_failures += 1
             now = self._time()
-            effects = state.connect_failed(slot, self.driver.failure(error), now)
-            self._connect_delay = max(0.0, state.next_attempt_at - now)
-            self._carry_out(effects)
+            self._carry_out(state.connect_failed(slot, self.driver.failure(error), now))
         else:
             self._connecting.pop(slot, None)
             self.adopt(slot, session, started)
@@ -476,7 +467,6 @@ class Pool:
 
     def _outage_began(self, outage: OutageBegan) -> None:
         self.counters.total_outages += 1
-        self._connect_delay = 0.0
         self._emit(
             DatabaseConnectionLost(
                 pool=self.name,
@@ -486,14 +476,28 @@ class Pool:
                 connections_lost=outage.connections_lost,
             )
         )
+        if self._connecting:
+            # A dial begun for another reason is the first attempt to reconnect.
+            self._report_attempt(0.0)
         self.rearm()
+
+    def _report_attempt(self, delay: float) -> None:
+        self._emit(
+            ReconnectAttempt(
+                pool=self.name,
+                attempt=self.state.attempts + 1,
+                delay_seconds=delay,
+                error=self.counters.last_error,
+            )
+        )
 
     def _outage_ended(self, duration: float, attempts: int) -> None:
         self.counters.outage_seconds += duration
         self.last_error = None
         self.counters.last_error = None
         self._emit(
-            DatabaseReconnected(pool=self.name, outage_seconds=duration, attempts=attempts)
+            # The successful one counts, too.
+            DatabaseReconnected(pool=self.name, outage_seconds=duration, attempts=attempts + 1)
         )
 
     def _turn_away(self, ticket: Ticket, why: Refusal) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import os
@@ -101,8 +102,8 @@ def _cache_dir() -> Path:
     """A directory only root can write to: what lies there will be executed."""
     for cache in CACHES:
         try:
-            if not cache.exists():
-                cache.mkdir(mode=0o755)
+            with contextlib.suppress(FileExistsError):
+                cache.mkdir()
                 cache.chmod(0o755)  # whatever the umask
             found = cache.lstat()
         except OSError:

@@ -80,6 +80,8 @@ _NEVER_FUNCTIONS = _words(
 _BEFORE_RELATION = _words("into references table exists")
 # A parenthesis after these can be followed by an alias with a column list: FROM (…) t(a, b).
 _BEFORE_FROM_ITEM = _words("from join lateral only")
+# Keywords that people name columns after and that the grammar puts before no expression.
+_COLUMN_NAMES = _words("label location name text type")
 _JOIN_WORDS = _words("inner left right full outer cross natural")
 
 # (word, the word before it): together they introduce a parenthesis that is no function call.
@@ -375,7 +377,8 @@ class _Statement:
         """
         kind = self.kinds[i] if i >= 0 else PUNCTUATION
         if kind == WORD:
-            return self.texts[i] not in KEYWORDS or self.is_punctuation(i - 1, ".")
+            word = self.texts[i]
+            return word not in KEYWORDS or word in _COLUMN_NAMES or self.is_punctuation(i - 1, ".")
         if kind == PUNCTUATION:
             return self.texts[i] == "]" or (self.texts[i] == ")" and closed != _PREFIX)
         return True

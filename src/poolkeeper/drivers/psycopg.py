@@ -1,0 +1,291 @@
+"""psycopg 3: dialling, and noticing a hang-up, which libpq does only when asked."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import os
+import socket
+from typing import TYPE_CHECKING, Any, Literal
+
+import psycopg
+from psycopg import pq
+
+from poolkeeper.drivers.base import Condition
+from poolkeeper.drivers.psycopg_lease import PooledPsycopgConnection, psycopg_lease_released
+from poolkeeper.sqlstate import connect_failure
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from poolkeeper.core.availability import Failure
+    from poolkeeper.core.slots import Slot
+    from poolkeeper.drivers.base import Notes, Owner
+
+FINISH_RETRY_SECONDS = 0.05
+
+KEEPALIVE = {
+    "keepalives_idle": 1,
+    "keepalives_interval": 1,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 4000,
+}
+"""The same bounds ``drivers/keepalive.py`` sets on sockets it can reach."""
+
+
+class PsycopgSession:
+    """One psycopg connection as the pool sees it."""
+
+    __slots__ = (
+        "_aborted",
+        "_loop",
+        "_lost",
+        "_notes",
+        "_owner",
+        "_watch",
+        "_watching",
+        "_working",
+        "connection",
+        "server_version",
+    )
+
+    def __init__(
+        self, connection: psycopg.AsyncConnection[Any], owner: Owner, notes: Notes
+    ) -> None:
+        self.connection = connection
+        self._owner = owner
+        self._notes = notes
+        self._lost: Callable[[], None] | None = None
+        self._aborted = False
+        self._working = False
+        self._loop = asyncio.get_running_loop()
+        # A second descriptor of the same socket: psycopg registers and removes its own with the
+        # event loop around every statement.
+        self._watch = socket.socket(fileno=os.dup(connection.fileno()))
+        self._watching = False
+        version = connection.info.server_version
+        self.server_version = f"{version // 10000}.{version % 10000}"
+
+    def on_lost(self, callback: Callable[[], None]) -> None:
+        """See ``Session``."""
+        self._lost = callback
+        self._resume_watch()
+
+    def _resume_watch(self) -> None:
+        if not self._watching and not self._aborted:
+            self._watching = True
+            self._loop.add_reader(self._watch.fileno(), self._readable)
+
+    def _stop_watch(self) -> None:
+        if self._watching:
+            self._watching = False
+            self._loop.remove_reader(self._watch.fileno())
+
+    def _readable(self) -> None:
+        if self._working:
+            self._peek()
+            return
+        pgconn = self.connection.pgconn
+        try:
+            pgconn.consume_input()
+            while pgconn.notifies():
+                # LISTEN does not survive a release; what still arrives has no reader.
+                pass
+        except psycopg.OperationalError:
+            self._peer_gone()
+        else:
+            if pgconn.status == pq.ConnStatus.BAD:
+                self._peer_gone()
+
+    def _peek(self) -> None:
+        """See whether the peer hung up without taking data a statement waits for."""
+        try:
+            data = self._watch.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            data = b""
+        if data:
+            # Somebody will read it; until the connection is back this event would never cease.
+            self._stop_watch()
+        else:
+            self._peer_gone()
+
+    def _peer_gone(self) -> None:
+        self._stop_watch()
+        callback, self._lost = self._lost, None
+        if callback is not None:
+            callback()
+
+    def is_closed(self) -> bool:
+        """See ``Session``."""
+        return self._aborted or self.connection.closed
+
+    def lend(self, slot: Slot) -> PooledPsycopgConnection:
+        """See ``Session``."""
+        self._working = True
+        return PooledPsycopgConnection(self.connection, slot, self._owner, self._notes)
+
+    def take_back(self, lease: PooledPsycopgConnection) -> Condition:
+        """See ``Session``."""
+        lease._con = psycopg_lease_released
+        if self.is_closed():
+            return Condition.CLOSED
+        if self.connection.lock.locked():
+            return Condition.BUSY
+        self._rest()
+        status = self.connection.pgconn.transaction_status
+        if status == pq.TransactionStatus.UNKNOWN:
+            return Condition.CLOSED
+        if lease._dirty:
+            return Condition.PREPARED if lease._dirty & 2 else Condition.DIRTY
+        if status != pq.TransactionStatus.IDLE:
+            return Condition.UNFINISHED
+        return Condition.CLEAN
+
+    def _rest(self) -> None:
+        self._working = False
+        self._resume_watch()
+
+    async def probe(self) -> None:
+        """See ``Session``. An empty statement: nothing is planned or executed."""
+        await self._run("")
+
+    async def clean(self, recipe: str) -> None:
+        """See ``Session``."""
+        self._working = True
+        try:
+            if self.connection.pgconn.transaction_status != pq.TransactionStatus.IDLE:
+                await self.connection.rollback()
+        finally:
+            self._rest()
+        if recipe:
+            await self._run(recipe)
+
+    async def _run(self, sql: str) -> None:
+        self._working = True
+        try:
+            # Never prepared: several statements in one text cannot be.
+            await self.connection.execute(sql, prepare=False)
+        finally:
+            self._rest()
+
+    async def close(self) -> None:
+        """See ``Session``."""
+        self._lost = None
+        self._stop_watch()
+        self._watch.close()
+        self._aborted = True
+        await self.connection.close()
+
+    def abort(self) -> None:
+        """See ``Session``."""
+        if self._aborted:
+            return
+        self._lost = None
+        self._stop_watch()
+        self._aborted = True
+        # Wakes a statement that waits for an answer; closing the descriptor under it would not.
+        with contextlib.suppress(OSError):
+            self._watch.shutdown(socket.SHUT_RDWR)
+        self._watch.close()
+        self._finish()
+
+    def _finish(self) -> None:
+        if self.connection.lock.locked() and not self._loop.is_closed():
+            self._loop.call_later(FINISH_RETRY_SECONDS, self._finish)
+        else:
+            self.connection.pgconn.finish()
+            self.connection._closed = True
+
+    def describe_use(self, lease: PooledPsycopgConnection) -> str | None:
+        """See ``Session``."""
+        return lease._last_query
+
+
+class PsycopgDriver:
+    """Opens psycopg connections in autocommit mode, as asyncpg's are.
+
+    Args:
+        dsn: A libpq URL.
+        owner: Not used by psycopg, which asks nothing of its pool.
+        notes: Where leases look up statement texts.
+        init: Coroutine run once on every new connection.
+        connect_kwargs: Passed to ``psycopg.AsyncConnection.connect``. ``server_settings`` (a
+            mapping), ``command_timeout`` (seconds, becomes ``statement_timeout``) and a callable
+            ``password`` work as with asyncpg.
+    """
+
+    name: Literal["psycopg"] = "psycopg"
+
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        owner: Owner,
+        notes: Notes,
+        init: Callable[[Any], Awaitable[None]] | None = None,
+        **connect_kwargs: Any,
+    ) -> None:
+        self._owner = owner
+        self._notes = notes
+        self._init = init
+        self._dsn = dsn
+        self._kwargs = connect_kwargs
+
+    def set_connect_args(self, dsn: str | None, **connect_kwargs: Any) -> None:
+        """See ``Driver``."""
+        if dsn is not None:
+            self._dsn = dsn
+        self._kwargs = connect_kwargs
+
+    async def connect(self, timeout: float) -> PsycopgSession:
+        """See ``Driver``."""
+        kwargs = dict(self._kwargs)
+        settings = dict(kwargs.pop("server_settings", {}))
+        command_timeout = kwargs.pop("command_timeout", None)
+        if command_timeout is not None:
+            settings.setdefault("statement_timeout", f"{round(command_timeout * 1000)}ms")
+        if settings:
+            kwargs["options"] = " ".join(filter(None, [kwargs.get("options"), _options(settings)]))
+        password = kwargs.get("password")
+        if callable(password):
+            password = password()
+            kwargs["password"] = await password if inspect.isawaitable(password) else password
+        connection = await psycopg.AsyncConnection.connect(
+            self._dsn,
+            **{
+                **KEEPALIVE,
+                "autocommit": True,
+                # libpq counts whole seconds and per host; the caller bounds the rest.
+                "connect_timeout": max(2, round(timeout)),
+                **kwargs,
+            },
+        )
+        if self._init is not None:
+            try:
+                await self._init(connection)
+            except BaseException:
+                connection.pgconn.finish()
+                raise
+        return PsycopgSession(connection, self._owner, self._notes)
+
+    def failure(self, error: BaseException) -> Failure:
+        """See ``Driver``."""
+        return connect_failure(error)
+
+    def forget_statements(self, session: Any) -> None:
+        """See ``Driver``. psycopg notices a changed schema by itself."""
+
+    def forget_types(self, session: Any) -> None:
+        """See ``Driver``. psycopg keeps no types per connection that a schema change breaks."""
+
+
+def _options(settings: Mapping[str, Any]) -> str:
+    """Server settings as a libpq ``options`` value: ``-c name=value`` with spaces escaped."""
+    pairs = []
+    for name, value in settings.items():
+        text = str(value).replace("\\", "\\\\").replace(" ", "\\ ")
+        pairs.append(f"-c {name}={text}")
+    return " ".join(pairs)

@@ -1,0 +1,85 @@
+"""What ``acquire()`` yields with psycopg: an ``AsyncConnection`` for as long as it is borrowed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import psycopg
+
+from poolkeeper.exceptions import PoolUsageError
+
+if TYPE_CHECKING:
+    from poolkeeper.core.slots import Slot
+    from poolkeeper.drivers.base import Notes, Owner
+
+
+class PsycopgConnectionReleasedError(PoolUsageError, psycopg.InterfaceError):
+    """A connection was used after it had gone back to the pool. Nothing was sent."""
+
+
+class _Released:
+    """Stands in for the connection of a lease that is over: any use says so."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise PsycopgConnectionReleasedError(
+            f"cannot use AsyncConnection.{name}: connection has been released back to the pool. "
+            "Suggestion: do the work inside the `async with pool.acquire()` block, or acquire "
+            "another connection."
+        )
+
+
+psycopg_lease_released: Any = _Released()
+
+HARMLESS = frozenset(
+    {"closed", "broken", "info", "transaction", "commit", "rollback", "cancel", "cancel_safe"}
+)
+"""What can be asked of a connection without leaving session state that a rollback would miss."""
+
+
+class PooledPsycopgConnection:
+    """A ``psycopg.AsyncConnection`` borrowed from a pool.
+
+    Every attribute is the connection's until the release; after that each raises
+    ``PsycopgConnectionReleasedError``. Statements given to ``execute`` are judged by their text;
+    whatever goes another way (cursors, ``pgconn``) has the session cleaned after use.
+    """
+
+    __slots__ = (
+        "_code",
+        "_con",
+        "_dirty",
+        "_last_query",
+        "_lasti",
+        "_notes",
+        "_pool",
+        "_slot",
+        "_task",
+    )
+
+    def __init__(self, con: Any, slot: Slot, owner: Owner, notes: Notes) -> None:
+        self._con = con
+        self._slot = slot
+        self._pool = owner
+        self._notes = notes
+        self._dirty = 0
+        self._last_query: str | None = None
+
+    async def execute(self, query: Any, params: Any = None, **options: Any) -> Any:
+        """Run ``AsyncConnection.execute``."""
+        if isinstance(query, str):
+            self._last_query = query
+        if not isinstance(query, str) or query not in self._notes.clean:
+            self._dirty |= self._notes.mark(query)
+        return await self._con.execute(query, params, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._con, name)
+        if name not in HARMLESS:
+            # Texts that go this way are not seen, an SQL-level PREPARE among them perhaps.
+            self._dirty = 3
+        return value
+
+    def __repr__(self) -> str:
+        if self._con is psycopg_lease_released:
+            return f"<{type(self).__name__} [released] {id(self):#x}>"
+        return f"<{type(self).__name__} {self._con!r} {id(self):#x}>"
