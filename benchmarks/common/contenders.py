@@ -97,7 +97,7 @@ class Poolkeeper(Contender):
     async def close(self) -> None:
         await self.pool.close()
 
-    async def operation(self, task: int) -> float:
+    async def operation(self, _task: int) -> float:
         async with self.pool.acquire() as connection:
             acquired = perf_counter()
             await connection.fetchval(QUERY)
@@ -123,7 +123,7 @@ class AsyncpgPool(Contender):
     async def close(self) -> None:
         await self.pool.close()
 
-    async def operation(self, task: int) -> float:
+    async def operation(self, _task: int) -> float:
         async with self.pool.acquire() as connection:
             acquired = perf_counter()
             await connection.fetchval(QUERY)
@@ -158,7 +158,7 @@ class PsycopgPool(Contender):
     async def close(self) -> None:
         await self.pool.close()
 
-    async def operation(self, task: int) -> float:
+    async def operation(self, _task: int) -> float:
         async with self.pool.connection() as connection:
             acquired = perf_counter()
             cursor = await connection.execute(QUERY)
@@ -190,7 +190,7 @@ class SQLAlchemyEngine(Contender):
     async def close(self) -> None:
         await self.engine.dispose()
 
-    async def operation(self, task: int) -> float:
+    async def operation(self, _task: int) -> float:
         async with self.engine.connect() as connection:
             acquired = perf_counter()
             result = await connection.exec_driver_sql(QUERY)

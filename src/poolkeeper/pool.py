@@ -148,7 +148,7 @@ class Pool:
     def _lend(self, slot: Slot) -> Any:
         lease = slot.connection.lend(slot)
         slot.borrow = lease
-        lease._task = current_task()
+        lease._task = current_task(self._loop)
         # Two numbers instead of a stack: cheap enough for every acquire, enough for a leak report.
         frame = sys._getframe(3)
         lease._code = frame.f_code
