@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 from benchmarks.common import contenders as pools
@@ -62,6 +62,7 @@ class Results:
 
     def __init__(self) -> None:
         self.idle: dict[str, list[float]] = {}
+        self.idle_cpu: dict[str, list[float]] = {}
         self.cells: dict[int, dict[str, list[Cell]]] = {}
 
     def values(self, tasks: int, name: str, field: str) -> list[float]:
@@ -79,6 +80,7 @@ class Results:
     def to_dict(self) -> dict[str, Any]:
         return {
             "idle_seconds": self.idle,
+            "idle_cpu_seconds": self.idle_cpu,
             "cells": {
                 str(tasks): {name: [asdict(cell) for cell in cells] for name, cells in row.items()}
                 for tasks, row in self.cells.items()
@@ -108,10 +110,11 @@ async def measure_idle(field: Field, effort: Effort, results: Results) -> None:
         contender = await field.get(kind)
         await contender.borrow(effort.borrowings // 10)
         with without_collections():
-            started = perf_counter()
+            cpu, started = process_time(), perf_counter()
             await contender.borrow(effort.borrowings)
-            elapsed = perf_counter() - started
+            elapsed, cpu = perf_counter() - started, process_time() - cpu
         results.idle.setdefault(contender.name, []).append(elapsed / effort.borrowings)
+        results.idle_cpu.setdefault(contender.name, []).append(cpu / effort.borrowings)
 
 
 async def measure_contention(field: Field, effort: Effort, results: Results) -> None:
@@ -157,8 +160,11 @@ def report(results: Results) -> str:
     parts = [
         "## Idle pool: acquire + release",
         table(
-            ["pool", "µs, median (min – max)"],
-            [[name, figure(Figure.of(each), 1e6)] for name, each in results.idle.items()],
+            ["pool", "µs, median (min – max)", "of it CPU of the client"],
+            [
+                [name, figure(Figure.of(each), 1e6), figure(Figure.of(results.idle_cpu[name]), 1e6)]
+                for name, each in results.idle.items()
+            ],
         ),
     ]
     for tasks, cells in results.cells.items():
@@ -166,8 +172,8 @@ def report(results: Results) -> str:
         parts += [
             f"## {tasks} {plural} on {pools.SIZE} connections: `{pools.QUERY}`",
             table(
-                ["medians", "op/s (min – max)", "÷ raw", "p50 ms", "p99 ms", "p99÷p50"]
-                + ["longest ms", "wait p50 ms", "wait p99 ms"],
+                ["medians", "op/s (min – max)", "÷ raw", "CPU µs/op"]
+                + ["p50 ms", "p99 ms", "p99÷p50", "longest ms", "wait p50 ms", "wait p99 ms"],
                 [_row(results, tasks, name) for name in cells],
             ),
         ]
@@ -189,6 +195,7 @@ def _row(results: Results, tasks: int, name: str) -> list[str]:
         name,
         figure(results.figure(tasks, name, "throughput")),
         number(results.ratio(tasks, name, raw).median),
+        of("cpu", 1e6),
         *(of("p50"), of("p99"), of("spread", 1), of("longest")),
         *(of("wait_p50"), of("wait_p99")),
     ]

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from math import ceil
 from statistics import median
-from time import perf_counter
+from time import perf_counter, process_time
 
 Operation = Callable[[int], Awaitable[float]]
 """Borrow, query, give back. Takes the number of the task, returns when it had the connection."""
@@ -17,9 +17,13 @@ Operation = Callable[[int], Awaitable[float]]
 
 @dataclass(frozen=True)
 class Cell:
-    """One contender, one number of tasks, one round. Seconds; percentiles are nearest rank."""
+    """One contender, one number of tasks, one round. Seconds; percentiles are nearest rank.
+
+    ``cpu`` is this process's own time per operation: what is left of a figure on a busy machine.
+    """
 
     throughput: float
+    cpu: float
     p50: float
     p99: float
     longest: float
@@ -61,13 +65,14 @@ async def run_tasks(operation: Operation, *, tasks: int, operations: int) -> Cel
             latencies.append(ended - began)
 
     with without_collections():
-        started = perf_counter()
+        cpu, started = process_time(), perf_counter()
         await asyncio.gather(*(work(task) for task in range(tasks)))
-        elapsed = perf_counter() - started
+        elapsed, cpu = perf_counter() - started, process_time() - cpu
     waits.sort()
     latencies.sort()
     return Cell(
         throughput=len(latencies) / elapsed,
+        cpu=cpu / len(latencies),
         p50=percentile(latencies, 50),
         p99=percentile(latencies, 99),
         longest=latencies[-1],

@@ -105,7 +105,7 @@ class PoolExhaustedError(ConnectionPoolError):
 class PoolDeadlockError(PoolTimeoutError):
     """Every connection is held by a task that waits for another one; nobody could go on.
 
-    Raised at once in the task that closed the circle, so that the others can continue.
+    Raised within about a second in the task that asked last, so that the others can continue.
     """
 
 

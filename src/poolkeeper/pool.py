@@ -9,6 +9,7 @@ import threading
 from asyncio import _get_running_loop, current_task  # type: ignore[attr-defined]
 from functools import partial
 from math import inf
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from poolkeeper.core.availability import Failure
@@ -25,7 +26,7 @@ from poolkeeper.core.effects import (
     Validate,
 )
 from poolkeeper.core.lifecycle import Phase
-from poolkeeper.core.slots import CLOSED, COMING, IN_USE, Slot
+from poolkeeper.core.slots import CLOSED, IN_USE, Slot
 from poolkeeper.core.state import PoolState
 from poolkeeper.core.waiters import TicketState
 from poolkeeper.deadlines import bounded
@@ -59,6 +60,8 @@ CONNECT_GRACE_SECONDS = 0.5
 """A driver bounds its own connect; this is how much later we stop believing that."""
 
 HIGH_UTILIZATION = 0.8
+
+WAITING = TicketState.WAITING
 
 
 class Pool:
@@ -108,7 +111,6 @@ class Pool:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid = 0
         self._thread = 0
-        self._time: Callable[[], float] = lambda: 0.0
         self._tasks: set[asyncio.Task[None]] = set()
         self._connecting: dict[Slot, asyncio.Task[None]] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -130,7 +132,7 @@ class Pool:
         """
         if _get_running_loop() is not self._loop:
             self._refuse_misuse()
-        now = self._time()
+        now = monotonic()
         slot = None if self._setup is not None else self.state.take(now)
         if slot is None:
             return None
@@ -178,45 +180,47 @@ class Pool:
             DatabaseUnavailableError: The outage has lasted longer than requests are held.
             PoolClosedError: The pool is not open, or closed meanwhile.
         """
+        if self._loop is None or self.state.phase is not Phase.OPEN:
+            raise closed_error(self.state.phase.value)
+        state = self.state
         seconds = self._timeout if timeout is None else timeout
-        started = self._time()
+        started = now = monotonic()
         deadline = started + seconds
+        me = current_task(self._loop)
         while True:
-            slot = await self._queue(started, deadline, seconds)
+            future = self._loop.create_future()
+            ticket, effects = state.request(now, deadline, (future, me, started, seconds))
+            if effects:
+                self._carry_out(effects)
+            if ticket.state is WAITING:
+                if deadline < self._timer_when:
+                    self._arm(deadline)
+                if not self._exhausted_reported:
+                    self._report_if_exhausted()
+            try:
+                await future
+            except asyncio.CancelledError:
+                self.counters.total_cancellations += 1
+                self._carry_out(state.cancel(ticket, monotonic()))
+                raise
+            slot = state.accept(ticket)
+            now = monotonic()
             if slot.connection.is_closed():
                 # It died between being granted and being picked up; nothing was done with it.
                 self._lost(slot)
-                self._carry_out(self.state.release(slot, self._time()))
+                self._carry_out(state.release(slot, now))
                 continue
-            waited = self._time() - started
-            self.counters.wait.observe(waited)
-            self.counters.peak_wait_seconds = max(self.counters.peak_wait_seconds, waited)
+            waited = now - started
+            counters = self.counters
+            counters.wait.observe(waited)
+            if waited > counters.peak_wait_seconds:
+                counters.peak_wait_seconds = waited
             if self.recorder is not None:
                 self.recorder.wait(waited)
             lease = self._lend(slot)
             if self._setup is not None:
                 await self._set_up(lease, deadline)
             return lease
-
-    async def _queue(self, started: float, deadline: float, seconds: float) -> Slot:
-        if self._loop is None or self.state.phase is not Phase.OPEN:
-            raise closed_error(self.state.phase.value)
-        future = self._loop.create_future()
-        owner = (future, current_task(), started, seconds)
-        ticket, effects = self.state.request(started, deadline, owner)
-        if effects:
-            self._carry_out(effects)
-        if ticket.state is TicketState.WAITING:
-            if deadline < self._timer_when:
-                self._arm(deadline)
-            self._look_for_trouble(ticket)
-        try:
-            await future
-        except asyncio.CancelledError:
-            self.counters.total_cancellations += 1
-            self._carry_out(self.state.cancel(ticket, self._time()))
-            raise
-        return self.state.accept(ticket)
 
     async def _set_up(self, lease: Any, deadline: float) -> None:
         """Run the user's ``setup``; a connection it failed on is not used again."""
@@ -225,29 +229,28 @@ class Pool:
         try:
             await bounded(
                 _as_coroutine(self._setup(lease)),
-                max(0.0, deadline - self._time()),
+                max(0.0, deadline - monotonic()),
                 give_up=session.abort,
             )
         except BaseException:
-            session.abort()
-            self.release(lease)
+            self._throw_away(lease, "setup_failed")
             raise
 
-    def _look_for_trouble(self, ticket: Ticket) -> None:
-        """Report the exhausted pool once, and refuse a request that closes a circle."""
-        state = self.state
-        if len(state.slots) < state.limits.max_size:
-            return
-        me = current_task()
-        mine = False
-        for slot in state.slots.values():
-            if slot.state in COMING:
-                return
-            if slot.borrow is not None and slot.borrow._task is me:
-                mine = True
-        if not self._exhausted_reported:
+    def _throw_away(self, lease: Any, reason: str) -> None:
+        """End a loan whose connection nobody may use again, by our own decision."""
+        slot: Slot = lease._slot
+        slot.borrow = None
+        self.counters.total_releases += 1
+        self.counters.use.observe(monotonic() - slot.taken_at)
+        if slot.state is IN_USE:
+            slot.connection.take_back(lease)
+            self._carry_out(self.state.discard(slot, reason))
+
+    def _report_if_exhausted(self) -> None:
+        """Say once that all connections are in use and somebody has begun to wait."""
+        snapshot = self.snapshot()
+        if snapshot.active == snapshot.max_size:
             self._exhausted_reported = True
-            snapshot = self.snapshot()
             self._emit(
                 PoolExhausted(
                     pool=self.name,
@@ -257,14 +260,29 @@ class Pool:
                     oldest_waiter_seconds=snapshot.oldest_waiter_seconds,
                 )
             )
-        if mine and not state.paused:
-            waiting = {waiter.owner[1] for waiter in state.waiters}
-            if all(s.borrow is not None and s.borrow._task in waiting for s in state.slots.values()):
-                error = deadlock_error(
-                    self.snapshot(), _task_name(me), ticket.owner[3], self.holders()
-                )
-                self._carry_out(state.cancel(ticket, self._time()))
-                ticket.owner[0].set_exception(error)
+
+    def _deadlocked(self) -> bool:
+        """Whether every connection is held by a task that waits for another one."""
+        state = self.state
+        if state.paused or len(state.slots) < state.limits.max_size:
+            return False
+        waiting = {ticket.owner[1] for ticket in state.waiters}
+        return all(
+            slot.borrow is not None and slot.borrow._task in waiting
+            for slot in state.slots.values()
+        )
+
+    def _break_deadlock(self) -> None:
+        """Refuse the youngest request of a holder, so that the others can go on."""
+        holders = {slot.borrow._task for slot in self.state.slots.values()}
+        ticket = [ticket for ticket in self.state.waiters if ticket.owner[1] in holders][-1]
+        future, task, started, seconds = ticket.owner
+        error = deadlock_error(
+            self.snapshot(), _task_name(task), seconds, monotonic() - started, self.holders()
+        )
+        self._carry_out(self.state.cancel(ticket, monotonic()))
+        if not future.done():
+            future.set_exception(error)
 
     def release(self, lease: Any) -> None:
         """Take a connection back. Never waits: what has to be cleaned is cleaned afterwards.
@@ -279,16 +297,16 @@ class Pool:
         slot.borrow = None
         counters = self.counters
         counters.total_releases += 1
+        now = monotonic()
+        used = now - slot.taken_at
+        counters.use.observe(used)
+        if self.recorder is not None:
+            self.recorder.use(used)
         if slot.state is CLOSED:
             # The pool gave up on this borrower and cut the connection off.
             return
         state = self.state
         condition = slot.connection.take_back(lease)
-        now = self._time()
-        used = now - slot.taken_at
-        counters.use.observe(used)
-        if self.recorder is not None:
-            self.recorder.use(used)
         if condition is Condition.CLEAN and not self._always_reset:
             if state.waiters:
                 ticket = state.pass_on(slot, now)
@@ -316,7 +334,7 @@ class Pool:
         future = ticket.owner[0]
         if future.done():
             # Cancelled, but its task has not run yet to say so.
-            self._carry_out(self.state.cancel(ticket, self._time()))
+            self._carry_out(self.state.cancel(ticket, monotonic()))
         else:
             future.set_result(None)
 
@@ -358,7 +376,7 @@ class Pool:
 
     async def _connect(self, slot: Slot) -> None:
         state = self.state
-        started = self._time()
+        started = monotonic()
         if state.down_since is not None:
             failed_at = state.last_failure_at if state.attempts else None
             self._report_attempt(0.0 if failed_at is None else started - failed_at)
@@ -372,7 +390,7 @@ class Pool:
             self._connecting.pop(slot, None)
             self.note_failure(error)
             self.counters.total_connect_failures += 1
-            now = self._time()
+            now = monotonic()
             self._carry_out(state.connect_failed(slot, self.driver.failure(error), now))
         else:
             self._connecting.pop(slot, None)
@@ -387,12 +405,12 @@ class Pool:
         # A task cancelled before its first step never gets to report.
         if self._connecting.pop(slot, None) is not None:
             self._carry_out(
-                self.state.connect_failed(slot, Failure.UNAVAILABLE, self._time())
+                self.state.connect_failed(slot, Failure.UNAVAILABLE, monotonic())
             )
 
     def adopt(self, slot: Slot, session: Any, started: float) -> None:
         """Put a fresh session to use in ``slot``."""
-        now = self._time()
+        now = monotonic()
         took = now - started
         self.server_version = session.server_version
         self.counters.total_connects += 1
@@ -405,14 +423,14 @@ class Pool:
     async def probe(self, slot: Slot, seconds: float) -> None:
         """One bounded round trip on a slot taken out of circulation."""
         session = slot.connection
-        started = self._time()
+        started = monotonic()
         try:
             await bounded(session.probe(), seconds, give_up=session.abort)
         except Exception as error:  # noqa: BLE001 - the answer to "does it work?" is no
             self.note_failure(error)
-            self._carry_out(self.state.validation_failed(slot, self._time()))
+            self._carry_out(self.state.validation_failed(slot, monotonic()))
         else:
-            now = self._time()
+            now = monotonic()
             self.probe_latency = now - started
             self._carry_out(self.state.validated(slot, now))
 
@@ -425,9 +443,9 @@ class Pool:
             )
         except Exception as error:  # noqa: BLE001 - also the user's own reset may raise anything
             self.note_failure(error)
-            self._carry_out(self.state.reset_failed(slot, self._time()))
+            self._carry_out(self.state.reset_failed(slot, monotonic()))
         else:
-            self._carry_out(self.state.reset_done(slot, self._time()))
+            self._carry_out(self.state.reset_done(slot, monotonic()))
 
     def _close(self, slot: Slot, reason: str, *, abort: bool) -> None:
         session = slot.connection
@@ -436,14 +454,14 @@ class Pool:
             ConnectionRecycled(
                 pool=self.name,
                 reason=reason,
-                age_seconds=self._time() - slot.created_at,
+                age_seconds=monotonic() - slot.created_at,
                 uses=slot.uses,
                 connection_id=slot.id,
             )
         )
         if abort or session.is_closed():
             session.abort()
-            self._carry_out(self.state.closed(slot, self._time()))
+            self._carry_out(self.state.closed(slot, monotonic()))
         else:
             self._own(self._say_goodbye(slot))
 
@@ -454,11 +472,11 @@ class Pool:
         except Exception:  # noqa: BLE001 - it is gone either way
             session.abort()
         if slot.state is not CLOSED:
-            self._carry_out(self.state.closed(slot, self._time()))
+            self._carry_out(self.state.closed(slot, monotonic()))
 
     def _lost(self, slot: Slot) -> None:
         """The peer ended a connection."""
-        self._carry_out(self.state.lost(slot, self._time()))
+        self._carry_out(self.state.lost(slot, monotonic()))
 
     def note_failure(self, error: BaseException) -> None:
         """Keep the latest failure for error messages and health; secrets are removed."""
@@ -517,7 +535,7 @@ class Pool:
                 why,
                 snapshot=self.snapshot(),
                 timeout=seconds,
-                waited=self._time() - started,
+                waited=monotonic() - started,
                 holders=self.holders(),
                 database=self.database,
                 cause=self.last_error if why is not Refusal.CLOSED else None,
@@ -532,7 +550,7 @@ class Pool:
 
     def rearm(self) -> None:
         """Set the timer for whatever the core wants to do next."""
-        self._arm(self.state.next_wakeup(self._time()))
+        self._arm(self.state.next_wakeup(monotonic()))
 
     def _arm(self, when: float) -> None:
         if when >= self._timer_when or self._loop is None:
@@ -540,7 +558,8 @@ class Pool:
         if self._timer is not None:
             self._timer.cancel()
         self._timer_when = when
-        self._timer = self._loop.call_at(when, self._on_timer)
+        # Not call_at: uvloop's clock is another one, with milliseconds only.
+        self._timer = self._loop.call_later(max(0.0, when - monotonic()), self._on_timer)
 
     def _disarm(self) -> None:
         if self._timer is not None:
@@ -550,20 +569,22 @@ class Pool:
     def _on_timer(self) -> None:
         self._timer, self._timer_when = None, inf
         if self.state.phase is Phase.OPEN:
-            self._carry_out(self.state.tick(self._time()))
+            self._carry_out(self.state.tick(monotonic()))
             self.rearm()
 
     def sign_of_life(self) -> None:
         """The database's door is open again: dial now rather than when the backoff ends."""
         if self.state.phase is Phase.OPEN and not self._connecting:
-            self._carry_out(self.state.sign_of_life(self._time()))
+            self._carry_out(self.state.sign_of_life(monotonic()))
 
     def housekeep(self) -> None:
         """Once in a while: retire what is due, report high utilization, re-arm the reports."""
         state = self.state
-        self._carry_out(state.retire(self._time()))
+        self._carry_out(state.retire(monotonic()))
         if not state.waiters:
             self._exhausted_reported = False
+        elif self._deadlocked():
+            self._break_deadlock()
         snapshot = self.snapshot()
         utilization = snapshot.active / snapshot.max_size
         if utilization <= HIGH_UTILIZATION:
@@ -584,10 +605,9 @@ class Pool:
     def bind(self) -> None:
         """Belong to the running loop from now on."""
         self._loop = asyncio.get_running_loop()
-        self._time = self._loop.time
         self._pid = os.getpid()
         self._thread = threading.get_ident()
-        self.opened_at = self._time()
+        self.opened_at = monotonic()
 
     def unbind(self) -> None:
         """Opening failed; the pool may be opened again, from any loop."""
@@ -602,7 +622,7 @@ class Pool:
         """
         assert self._loop is not None
         self._settled = self._loop.create_future()
-        effects = self.state.open(self._time())
+        effects = self.state.open(monotonic())
         for effect in effects:
             if session is not None and isinstance(effect, Connect):
                 self.adopt(effect.slot, session, started)
@@ -622,7 +642,7 @@ class Pool:
         if self._emptied is None:
             assert self._loop is not None
             self._emptied = self._loop.create_future()
-            self._carry_out(state.drain(self._time()))
+            self._carry_out(state.drain(monotonic()))
             for task in list(self._connecting.values()):
                 task.cancel()
         try:
@@ -644,7 +664,7 @@ class Pool:
             return
         if state.phase is Phase.OPEN:
             self._emptied = self._emptied or asyncio.get_running_loop().create_future()
-            self._carry_out(state.drain(self._time()))
+            self._carry_out(state.drain(monotonic()))
         for task in list(self._tasks):
             task.cancel()
         for slot in list(state.slots.values()):
@@ -655,40 +675,40 @@ class Pool:
 
     def expire(self) -> None:
         """Replace every connection."""
-        self._carry_out(self.state.expire(self._time()))
+        self._carry_out(self.state.expire(monotonic()))
 
     def resize(self, min_size: int, max_size: int) -> None:
         """Change the limits."""
-        self._carry_out(self.state.resize(min_size, max_size, self._time()))
+        self._carry_out(self.state.resize(min_size, max_size, monotonic()))
 
     def resume(self) -> None:
         """Grant connections again."""
-        self._carry_out(self.state.resume(self._time()))
+        self._carry_out(self.state.resume(monotonic()))
 
     # Reports ----------------------------------------------------------------------------------
 
     def snapshot(self) -> PoolSnapshot:
         """The sizes now. Cheap; from the pool's loop a consistent instant."""
-        return self.state.snapshot(self._time())
+        return self.state.snapshot(monotonic())
 
     def now(self) -> float:
         """Seconds on the pool's clock."""
-        return self._time()
+        return monotonic()
 
     def outage_seconds(self) -> float | None:
         """Age of the present outage, or None."""
         down_since = self.state.down_since
-        return None if down_since is None else self._time() - down_since
+        return None if down_since is None else monotonic() - down_since
 
     def next_attempt_seconds(self) -> float | None:
         """Seconds until the next connection attempt of an outage; None without one planned."""
         if self.state.down_since is None or self._connecting:
             return None
-        return max(0.0, self.state.next_attempt_at - self._time())
+        return max(0.0, self.state.next_attempt_at - monotonic())
 
     def holders(self) -> list[str]:
         """Who has a connection and for how long, the longest first."""
-        now = self._time()
+        now = monotonic()
         held = [slot for slot in self.state.slots.values() if slot.borrow is not None]
         held.sort(key=lambda slot: slot.taken_at)
         return [

@@ -133,17 +133,17 @@ def _timeout_message(  # noqa: PLR0913
 
 
 def deadlock_error(
-    snapshot: PoolSnapshot, task: str, timeout: float, holders: Sequence[str]
+    snapshot: PoolSnapshot, task: str, timeout: float, waited: float, holders: Sequence[str]
 ) -> PoolDeadlockError:
     """Every holder waits for another connection, this task included."""
     return PoolDeadlockError(
-        f"Connection acquisition would deadlock: {task} holds a connection and asks for another, "
+        f"Connection acquisition deadlock: {task} holds a connection and asks for another, "
         f"and so does every other holder. Pool state: {snapshot.describe()}. "
         f"Held by {'; '.join(holders[:MAX_HOLDERS_SHOWN])}. Suggestion: pass the connection you "
         "already hold to the inner function, or increase POOL_MAX_SIZE above the number of tasks "
         "that nest.",
         timeout=timeout,
-        waited=0.0,
+        waited=waited,
         snapshot=snapshot,
         holders=holders,
     )

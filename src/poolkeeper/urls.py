@@ -189,7 +189,7 @@ def _check_after_scheme(url: str, rest: str) -> None:
     if "@" in userinfo or "@" in path or "#" in rest or (not at and "@" in query and ":" in rest):
         raise _refusal(
             url,
-            "has an unescaped @, /, ? or # in its user name or password",
+            "has an unescaped @, /, ? or #, perhaps in its password",
             "percent-encode them: @ is %40, / is %2F, ? is %3F, # is %23",
         )
     parameters = {unquote(part.partition("=")[0]) for part in query.split("&")}

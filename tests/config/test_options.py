@@ -279,7 +279,7 @@ def test_with_changes_returns_a_checked_copy(monkeypatch: pytest.MonkeyPatch) ->
     """What is not named stays, even if the environment changed meanwhile."""
     config = PoolConfig(database_url=URL, timeout=3)
     monkeypatch.setenv("POOL_MAX_WAITING", "9")
-    Path(".env").write_text("POOL_MAX_QUERIES=9\n")
+    Path(".env").write_text("POOL_MAX_QUERIES=9\nPOOL_MAXSIZE=9\n")
     changed = config.with_changes(timeout=4)
     assert changed.timeout == 4.0
     assert changed == config.model_copy(update={"timeout": 4.0})

@@ -79,6 +79,8 @@ def test_a_quoted_dsn_password_is_replaced_and_nothing_else(template: str, passw
     [
         # two passwords in one URL
         ("postgresql://u:X@host/db?sslpassword=Z", "postgresql://u:***@host/db?sslpassword=***"),
+        # the colon was encoded along with the rest
+        ("postgresql://u%3asecret@host/db", "postgresql://u%3a***@host/db"),
         # the port of a URL whose password is numeric is not shown as if it were harmless
         ("postgresql://u:777/x@host/db", "postgresql://u:***@host/db"),
         # "@" forgotten: what follows the colon is no port
@@ -179,6 +181,7 @@ def test_the_scheme_names_the_driver(url: str, driver: str, dsn: str) -> None:
         ("postgresql://u:Ä/ÖÜ@h/db", "unescaped"),
         ("postgresql://u:Ä?ÖÜ@h/db", "unescaped"),
         ("postgresql://u:Ä#ÖÜ@h/db", "unescaped"),
+        ("postgresql://h/db#fragment", "unescaped"),
         ("postgresql://u:Ä%ÖÜ@h/db", "%25"),
         ("postgresql://u:Ä ÖÜ@h/db", "white space"),
         ("postgresql://h/db\n", "white space"),

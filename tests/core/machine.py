@@ -126,10 +126,27 @@ class PoolMachine(RuleBasedStateMachine):
     def work_fails(self, index, failure):
         self.world.fail(self.world.pending[index % len(self.world.pending)], failure)
 
-    @given_some("all_slots")
+    @precondition(lambda self: self.world.state.slots)
     @step(index=which)
     def connection_dies(self, index):
-        self.world.lose(self.world.all_slots[-1 - index % len(self.world.all_slots)])
+        slots = list(self.world.state.slots.values())
+        self.world.lose(slots[index % len(slots)])
+
+    @given_some("all_slots")
+    @step(index=which)
+    def death_is_reported_late(self, index):
+        self.world.lose(self.world.all_slots[index % len(self.world.all_slots)])
+
+    @step()
+    def server_crashes(self):
+        for slot in list(self.world.state.slots.values()):
+            self.world.lose(slot)
+
+    @given_some("pending")
+    @step(failure=st.sampled_from(Failure))
+    def server_answers_nobody(self, failure):
+        for work in list(self.world.pending):
+            self.world.fail(work, failure)
 
     @step()
     def database_is_heard_of(self):
@@ -150,9 +167,10 @@ class PoolMachine(RuleBasedStateMachine):
     def retirement_keeper_comes_by(self):
         self.world.retire()
 
-    @step(unheard_for=st.sampled_from([0.0, 2.0]))
-    def liveness_keeper_comes_by(self, unheard_for):
-        self.world.probe(unheard_for)
+    @step(unheard_for=st.sampled_from([0.0, 2.0]), number=st.integers(1, 3))
+    def liveness_keeper_comes_by(self, unheard_for, number):
+        for _ in range(number):
+            self.world.probe(unheard_for)
 
     # The user
 

@@ -235,10 +235,10 @@ class World:
             if state.phase is Phase.OPEN:
                 self.window = 1
                 self.last_failure = failure
-            effects = state.connect_failed(slot, failure, now)
-            if state.phase is Phase.OPEN:
-                self.no_dial_before = state.next_attempt_at
-            self._report(effects)
+            # Not before the next attempt is due, and never in the same breath.
+            self.no_dial_before = inf
+            self._report(state.connect_failed(slot, failure, now))
+            self.no_dial_before = state.next_attempt_at
             assert slot.state is CLOSED and slot.id not in state.slots, "a failed connect kept room"
             self._check_dial_scheduled()
         elif isinstance(work, Validate):
@@ -263,8 +263,7 @@ class World:
 
     def lose(self, slot: Slot) -> None:
         """The driver reports that a connection died; late reports about closed ones included."""
-        known = slot.state in CONNECTED and not slot.lost
-        if known:
+        if slot.state in CONNECTED and not slot.lost:
             self.window = 1
         self._report(self.state.lost(slot, self.now))
 

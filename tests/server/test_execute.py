@@ -7,38 +7,11 @@ import pytest
 
 from poolkeeper.server.execute import (
     CopyRefusedError,
-    DeadlineExceededError,
     NothingSentError,
     OutcomeUnknownError,
     ResultTooLargeError,
-    bounded,
-    run_statement,
 )
-
-PLENTY = 1 << 20
-
-
-async def connect(url, **options):
-    return await psycopg.AsyncConnection.connect(url, autocommit=True, **options)
-
-
-async def run(conn, sql, *params, max_bytes=PLENTY):
-    return await run_statement(conn, sql.encode(), params, max_bytes=max_bytes)
-
-
-async def terminate(conn, url):
-    """End a connection's backend and wait until it is gone."""
-    async with await connect(url) as other:
-        pid = conn.info.backend_pid
-        await other.execute("select pg_terminate_backend(%s, 10000)", [pid])
-
-
-async def wait_until_running(url, text):
-    """Return when a statement with this text is active in the server."""
-    query = "select 1 from pg_stat_activity where state = 'active' and query = %s"
-    async with await connect(url) as other:
-        while await (await other.execute(query, [text])).fetchone() is None:
-            pass
+from tests.server.sessions import connect, run, terminate, wait_until_running
 
 
 @pytest.mark.asyncio
@@ -107,10 +80,14 @@ async def test_an_error_after_some_rows_is_an_error(postgres):
 async def test_a_result_over_the_limit_is_cut_off_and_the_statement_rolled_back(postgres):
     """A big result is noticed early; the connection stays usable."""
     async with await connect(postgres.url) as conn:
-        await run(conn, "create table t (a text)")
-        sql = "insert into t select repeat('x', 1000) from generate_series(1, 200000) returning a"
+        await run(conn, "create table t (a int)")
+        await run(
+            conn,
+            "create function put(int) returns text language sql as"
+            " $$ insert into t values ($1) returning repeat('x', 1000) $$",
+        )
         with pytest.raises(ResultTooLargeError) as refusal:
-            await run(conn, sql)
+            await run(conn, "select put(g) from generate_series(1, 1000000) g")
         assert refusal.value.executed is False
         assert (await run(conn, "select count(*) from t")).rows == [("0",)]
 
@@ -164,76 +141,3 @@ async def test_a_connection_lost_after_sending_leaves_the_outcome_unknown(postgr
     await terminate(conn, postgres.url)
     with pytest.raises(OutcomeUnknownError):
         await running
-
-
-@pytest.mark.asyncio
-async def test_a_statement_is_cancelled_in_the_server_at_its_deadline(postgres):
-    """Not merely forgotten: the connection is free again at once."""
-    loop = asyncio.get_running_loop()
-    async with await connect(postgres.url) as conn:
-        with pytest.raises(DeadlineExceededError):
-            await bounded(
-                conn,
-                run(conn, "select pg_sleep(60)"),
-                deadline=loop.time() + 0.05,
-                leaving=loop.create_future(),
-            )
-        assert (await run(conn, "select 1")).rows == [("1",)]
-
-
-@pytest.mark.asyncio
-async def test_a_statement_is_cancelled_when_the_client_leaves(postgres):
-    """Long before its deadline."""
-    loop = asyncio.get_running_loop()
-    leaving = loop.create_future()
-    async with await connect(postgres.url) as conn:
-        work = run(conn, "select pg_sleep(59)")
-        running = asyncio.create_task(
-            bounded(conn, work, deadline=loop.time() + 60, leaving=leaving)
-        )
-        await wait_until_running(postgres.url, "select pg_sleep(59)")
-        leaving.set_result(None)
-        with pytest.raises(DeadlineExceededError):
-            await running
-        assert (await run(conn, "select 1")).rows == [("1",)]
-
-
-@pytest.mark.asyncio
-async def test_a_statement_that_ignores_its_cancellation_but_finishes_is_a_success(postgres):
-    """The deadline passes, the cancel request comes too late, and the truth is told."""
-    loop = asyncio.get_running_loop()
-    ignoring = """
-        do $$ begin
-            perform pg_sleep(30);
-        exception when query_canceled then null;
-        end $$"""
-    async with await connect(postgres.url) as conn:
-        result = await bounded(
-            conn, run(conn, ignoring), deadline=loop.time() + 0.05, leaving=loop.create_future()
-        )
-    assert result.command_tag == "DO"
-
-
-@pytest.mark.asyncio
-async def test_a_server_that_does_not_answer_a_cancel_request_costs_the_connection(
-    crashable_postgres,
-):
-    """After a bounded wait the outcome is unknown, and nobody else gets that connection."""
-    loop = asyncio.get_running_loop()
-    conn = await connect(crashable_postgres.url)
-    running = asyncio.create_task(
-        bounded(
-            conn,
-            run(conn, "select pg_sleep(58)"),
-            deadline=loop.time() + 1,
-            leaving=loop.create_future(),
-        )
-    )
-    await wait_until_running(crashable_postgres.url, "select pg_sleep(58)")
-    crashable_postgres.freeze()
-    try:
-        with pytest.raises(OutcomeUnknownError, match="cancel request"):
-            await running
-    finally:
-        crashable_postgres.thaw()
-    assert conn.closed

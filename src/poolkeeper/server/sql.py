@@ -13,10 +13,10 @@ from starlette.responses import Response
 
 from poolkeeper.server.execute import (
     Connection,
-    DeadlineExceededError,
     NothingSentError,
     ResultTooLargeError,
 )
+from poolkeeper.server.interrupt import DeadlineExceededError
 from poolkeeper.server.neon.request import parse_request
 from poolkeeper.server.neon.response import encode_batch, encode_result
 from poolkeeper.server.problem import problem_response
@@ -141,18 +141,27 @@ class SqlEndpoint:
 
     async def _acquire(self, leaving: asyncio.Future[None], deadline: float) -> Connection:
         """Wait for a connection for as long as the client does."""
-        patience = min(self._pool.config.timeout, deadline - asyncio.get_running_loop().time())
-        acquiring = asyncio.ensure_future(self._pool.acquire(timeout=max(0.001, patience)))
+        left = deadline - asyncio.get_running_loop().time()
+        patience = min(self._pool.config.timeout, max(0.001, left))
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - a coroutine runs in one
+        waiting = True
+
+        def give_up(_leaving: object) -> None:
+            if waiting:
+                task.cancel()
+
+        leaving.add_done_callback(give_up)
         try:
-            await asyncio.wait({acquiring, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        except asyncio.CancelledError:
-            acquiring.cancel()
+            conn: Connection = await self._pool.acquire(timeout=patience)
+        except asyncio.CancelledError as cancelled:
+            if leaving.done() and task.uncancel() == 0:
+                raise ClientGoneError from cancelled
             raise
-        if acquiring.done():
-            conn: Connection = acquiring.result()
-            return conn
-        acquiring.cancel()
-        raise ClientGoneError
+        finally:
+            waiting = False
+            leaving.remove_done_callback(give_up)
+        return conn
 
     def _encode(self, sql_request: SqlRequest, results: list[StatementResult]) -> bytes:
         parts = [

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import psycopg
 
 from poolkeeper import exceptions
-from poolkeeper.server import execute
+from poolkeeper.server import execute, interrupt
 from poolkeeper.server.neon.request import BadRequestError
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ RULES: Mapping[type[BaseException], Rule] = {
     ),
     # the statement's
     psycopg.Error: Rule(400, "", "sql-error", "rolled_back"),
-    execute.DeadlineExceededError: Rule(
+    interrupt.DeadlineExceededError: Rule(
         400,
         "57014",
         "request-deadline",

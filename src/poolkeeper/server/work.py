@@ -6,12 +6,11 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from poolkeeper.server.execute import (
-    DeadlineExceededError,
     NothingSentError,
     OutcomeUnknownError,
-    bounded,
     run_statement,
 )
+from poolkeeper.server.interrupt import DeadlineExceededError, interruptible
 from poolkeeper.server.status import TransactionLostError
 
 if TYPE_CHECKING:
@@ -35,12 +34,12 @@ class Work:
 
         Raises:
             TransactionLostError: The connection was lost before COMMIT was sent: rolled back.
-            Exception: As `run_statement` and `bounded` raise. An error in a batch leaves its
+            Exception: As `run_statement` and `interruptible` raise. An error in a batch leaves its
                 transaction open, for the pool to roll back when the connection is returned.
         """
-        statements = self._batch(deadline) if self._request.is_batch else self._single()
+        statements = self._batch(leaving, deadline) if self._request.is_batch else self._single()
         try:
-            return await bounded(self._conn, statements, deadline=deadline, leaving=leaving)
+            return await interruptible(self._conn, statements, deadline=deadline, leaving=leaving)
         except (NothingSentError, OutcomeUnknownError) as error:
             if self._transaction_open and not self._commit_sent:
                 raise TransactionLostError(str(error)) from error
@@ -50,7 +49,7 @@ class Work:
         query = self._request.queries[0]
         return [await self._statement(query.sql, query.params)]
 
-    async def _batch(self, deadline: float) -> list[StatementResult]:
+    async def _batch(self, leaving: asyncio.Future[None], deadline: float) -> list[StatementResult]:
         results: list[StatementResult] = []
         if not self._request.queries:
             return results
@@ -60,7 +59,7 @@ class Work:
         for query in self._request.queries:
             results.append(await self._statement(query.sql, query.params))
             # The cancel request may have come between two statements, where it has no effect.
-            if loop.time() >= deadline:
+            if leaving.done() or loop.time() >= deadline:
                 raise DeadlineExceededError
         self._commit_sent = True
         await self._statement(b"COMMIT")

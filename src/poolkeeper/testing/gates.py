@@ -91,6 +91,9 @@ class Gates:
             self._gates[name] = Gate(name)
         return self._gates[name]
 
+    def __iter__(self) -> Iterator[Gate]:
+        return iter(list(self._gates.values()))
+
     @contextmanager
     def closed(self, name: str) -> Iterator[Gate]:
         """Keep the gate ``name`` closed for a block of code."""

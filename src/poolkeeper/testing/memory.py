@@ -89,6 +89,11 @@ class MemoryDatabase:
         for session in sessions or tuple(self.sessions):
             session._end(ConnectionResetError("terminated by the server"))
 
+    def open_gates(self) -> None:
+        """Open every gate, so that whatever stands somewhere can end."""
+        for gate in self.gates:
+            gate.open()
+
     async def reach(self, point: str, waits: set[asyncio.Future[None]]) -> None:
         """Pause at a gate, then fail if that was asked for.
 
@@ -131,12 +136,13 @@ class MemorySession:
 
     server_version = "18.0"
 
-    def __init__(self, database: MemoryDatabase, notes: Notes) -> None:
+    def __init__(self, database: MemoryDatabase, owner: Owner, notes: Notes) -> None:
         self.database = database
         self.pid = next(database._pids)
         self.leftovers: list[str] = []
         self.in_transaction = False
         self.connection: Any = self
+        self._owner = owner
         self._notes = notes
         self._closed = False
         self._cancelling = False
@@ -154,7 +160,7 @@ class MemorySession:
 
     def lend(self, slot: Slot) -> MemoryConnection:
         """See ``Session``."""
-        return MemoryConnection(self, slot, self._notes)
+        return MemoryConnection(self, slot, self._owner, self._notes)
 
     def take_back(self, lease: MemoryConnection) -> Condition:
         """See ``Session``."""
@@ -194,8 +200,11 @@ class MemorySession:
         """See ``Session``."""
         return lease._last_query
 
-    async def run(self, query: str) -> None:
-        """Run a statement; it fails if the connection ends meanwhile."""
+    async def execute(self, query: str) -> str:
+        """Run a statement and return its first word, as a command tag begins.
+
+        It fails if the connection ends meanwhile.
+        """
         self.database.statements.append(query)
         word = query.split(maxsplit=1)[0].upper() if query.split() else ""
         try:
@@ -208,6 +217,7 @@ class MemorySession:
             self.in_transaction = True
         elif word in {"COMMIT", "ROLLBACK", "END", "ABORT"}:
             self.in_transaction = False
+        return word
 
     async def _reach(self, point: str) -> None:
         if self._closed:
@@ -228,8 +238,12 @@ class MemorySession:
             self._lost()
 
 
-class _Lease:
-    """The parts of a lease the pool writes to."""
+class MemoryConnection:
+    """What a borrower gets; understands statements as far as a pool is concerned with them.
+
+    That is: whether one opens or ends a transaction, and whether it may leave session state. It
+    refuses every use after its release with ``PoolUsageError``.
+    """
 
     __slots__ = (
         "_code",
@@ -244,21 +258,12 @@ class _Lease:
         "_task",
     )
 
-
-class MemoryConnection(_Lease):
-    """What a borrower gets; understands statements as far as a pool is concerned with them.
-
-    That is: whether one opens or ends a transaction, and whether it may leave session state. It
-    refuses every use after its release with ``PoolUsageError``.
-    """
-
-    __slots__ = ()
-
-    def __init__(self, session: MemorySession, slot: Slot, notes: Notes) -> None:
+    def __init__(self, session: MemorySession, slot: Slot, owner: Owner, notes: Notes) -> None:
         self._session: MemorySession | None = session
         self._slot = slot
+        self._pool = owner
         self._notes = notes
-        self._pool: Any = None
+        self._task: asyncio.Task[Any] | None = None
         self._dirty = 0
         self._running = 0
         self._last_query: str | None = None
@@ -278,10 +283,9 @@ class MemoryConnection(_Lease):
         self._running += 1
         try:
             async with asyncio.timeout(timeout):
-                await session.run(query)
+                return await session.execute(query)
         finally:
             self._running -= 1
-        return query.split(maxsplit=1)[0].upper() if query.split() else ""
 
     async def fetchval(self, query: str, *args: Any, **options: Any) -> Any:
         """Run a statement and return its answer."""
@@ -351,7 +355,7 @@ class MemoryDriver:
         """See ``Driver``."""
         async with asyncio.timeout(timeout):
             await self.database.reach("connect", set())
-            session = _OwnedSession(self.database, self._notes, self._owner)
+            session = MemorySession(self.database, self._owner, self._notes)
             if self._init is not None:
                 try:
                     await self._init(session.connection)
@@ -375,23 +379,12 @@ class MemoryDriver:
         """See ``Driver``; there are none."""
 
 
-class _OwnedSession(MemorySession):
-    def __init__(self, database: MemoryDatabase, notes: Notes, owner: Owner) -> None:
-        super().__init__(database, notes)
-        self._owner = owner
-
-    def lend(self, slot: Slot) -> MemoryConnection:
-        lease = super().lend(slot)
-        lease._pool = self._owner
-        return lease
-
-
 def memory_pool(
     database: MemoryDatabase,
     *,
     init: Callable[[Any], Awaitable[None]] | None = None,
     setup: Callable[[Any], Awaitable[None]] | None = None,
-    reset: Callable[[Any], Awaitable[None]] | str = "auto",
+    reset: Any = "auto",
     **options: Any,
 ) -> ConnectionPoolManager:
     """Make a pool on ``database``, to be opened like any other.
@@ -403,9 +396,7 @@ def memory_pool(
         reset: The option of ``PoolConfig``, or a coroutine function.
         options: Other options of ``PoolConfig``.
     """
-    config = PoolConfig(
-        database_url=None, **{"pool_name": "memory", "reset": reset, **options}
-    )
+    config = PoolConfig(database_url=None, **{"pool_name": "memory", "reset": reset, **options})
     # An argument for the driver says that there is something to connect to.
     manager = ConnectionPoolManager(config, init=init, setup=setup, application_name="memory")
     pool = manager._pool

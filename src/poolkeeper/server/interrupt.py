@@ -1,0 +1,118 @@
+"""Ends a statement at its deadline or when its client leaves, and tells what became of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import psycopg
+from psycopg import pq
+
+from poolkeeper.server.execute import OutcomeUnknownError, ask_to_cancel
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from poolkeeper.server.execute import Connection
+
+T = TypeVar("T")
+
+# From the interruption to the cut: a cancel request may take its time, and then the statement.
+_PATIENCE = 4.0
+
+
+class DeadlineExceededError(Exception):
+    """The work was cancelled, at its deadline or because the client left, and had no effect."""
+
+
+async def interruptible(
+    conn: Connection,
+    work: Coroutine[Any, Any, T],
+    *,
+    deadline: float,
+    leaving: asyncio.Future[None],
+) -> T:
+    """Await ``work`` on ``conn``; at the deadline or when the client leaves, cancel in the server.
+
+    The server has the last word: a statement that finished before the cancel request reached it
+    is reported as the success it was. Cancelling this closes the connection.
+
+    Args:
+        conn: The connection ``work`` uses.
+        work: Calls of `run_statement`.
+        deadline: In the event loop's time.
+        leaving: Done when nobody waits for the answer any more.
+
+    Raises:
+        DeadlineExceededError: The statement was cancelled and had no effect.
+        OutcomeUnknownError: The connection was lost, or cut because the server did not answer
+            the cancel request.
+    """
+    loop = asyncio.get_running_loop()
+    interruption = _Interruption(conn)
+    timer = loop.call_at(deadline, interruption.begin)
+    leaving.add_done_callback(interruption.begin)
+    try:
+        return await work
+    except psycopg.errors.QueryCanceled as error:
+        if interruption.begun:
+            raise DeadlineExceededError(str(error)) from error
+        raise
+    except OutcomeUnknownError as error:
+        if interruption.cut:
+            reason = f"no answer to a cancel request within {_PATIENCE:g} s"
+            raise OutcomeUnknownError(reason) from error
+        raise
+    finally:
+        timer.cancel()
+        leaving.remove_done_callback(interruption.begin)
+        await interruption.end()
+
+
+class _Interruption:
+    """A cancel request, and the cut of the connection if it does not help."""
+
+    def __init__(self, conn: Connection) -> None:
+        self._conn = conn
+        self._request: asyncio.Task[None] | None = None
+        self._cutter: asyncio.TimerHandle | None = None
+        self._over = False
+        self.cut = False
+
+    @property
+    def begun(self) -> bool:
+        return self._request is not None
+
+    def begin(self, _leaving: object = None) -> None:
+        if self._over or self.begun:
+            return
+        loop = asyncio.get_running_loop()
+        self._request = loop.create_task(ask_to_cancel(self._conn))
+        self._cutter = loop.call_later(_PATIENCE, self._cut)
+
+    def _cut(self) -> None:
+        self.cut = True
+        # A second descriptor: libpq finds its own at the end of the stream and wakes the waiter.
+        descriptor = os.dup(self._conn.pgconn.socket)
+        with socket.socket(fileno=descriptor) as sock, contextlib.suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)
+
+    async def end(self) -> None:
+        """Leave nothing that could hit whoever gets the connection next."""
+        self._over = True
+        pgconn = self._conn.pgconn
+        try:
+            if self._request is not None:
+                await asyncio.wait({self._request})
+        except asyncio.CancelledError:
+            pgconn.finish()
+            raise
+        finally:
+            if self._cutter is not None:
+                self._cutter.cancel()
+            if pgconn.transaction_status == pq.TransactionStatus.ACTIVE:
+                # Our own task was cancelled in the middle: nobody knows the end of this.
+                pgconn.finish()

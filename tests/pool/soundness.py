@@ -1,0 +1,29 @@
+"""What must be true of a pool after anything that happened to it."""
+
+import asyncio
+
+
+async def assert_sound(pool, world) -> None:
+    """Exactly ``max_size`` connections can be had at once, nobody waits, the numbers add up."""
+    size = pool.get_max_size()
+    held = []
+    async with asyncio.timeout(20):
+        try:
+            for _ in range(size):
+                held.append(await pool.acquire(timeout=10))
+            assert len({connection._slot.id for connection in held}) == size
+            statistics = pool.get_statistics()
+            assert statistics.active_connections == size, statistics
+            assert statistics.total_connections == size, statistics
+            assert statistics.waiting_requests == 0, statistics
+            for connection in held:
+                await connection.execute("SELECT 1")
+        finally:
+            for connection in held:
+                await pool.release(connection)
+    statistics = pool.get_statistics()
+    assert statistics.total_acquisitions == statistics.total_releases
+    assert statistics.active_connections == 0
+    assert statistics.wait_seconds.count == statistics.total_acquisitions
+    assert statistics.use_seconds.count == statistics.total_releases
+    assert await world.sessions() <= size

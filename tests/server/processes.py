@@ -1,0 +1,86 @@
+"""The server as its users run it: a process of its own."""
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+
+import httpx
+
+_DEADLINE = 60
+
+
+class ServerProcess:
+    """`poolkeeper serve --log-format json`, from the first log record to the exit code."""
+
+    def __init__(self, *options, database_url=None, env=None):
+        given = {"DATABASE_URL": database_url} if database_url else {}
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("POOL", "DATABASE"))}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "poolkeeper", "serve", "--log-format=json", *options],
+            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**inherited, **given, **(env or {})},
+        )
+        self.records = []
+        self.lines = []
+        self._incoming = queue.Queue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        self.url = None
+
+    def _read(self):
+        for line in self.process.stderr:
+            self._incoming.put(line)
+        self._incoming.put(None)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_error):
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+        self._reader.join()
+        self.process.stderr.close()
+
+    def wait_for(self, event):
+        """The next log record with this name; fails when the process ends without one."""
+        while True:
+            line = self._incoming.get(timeout=_DEADLINE)
+            assert line is not None, f"ended without {event}: {''.join(self.lines)}"
+            self.lines.append(line)
+            if line.startswith("{"):
+                record = json.loads(line)
+                self.records.append(record)
+                if record["event"] == event:
+                    return record
+
+    def start(self):
+        """Wait until it serves."""
+        started = self.wait_for("server_started")
+        self.url = started["urls"][0]
+        return self
+
+    def signal(self, number=signal.SIGTERM):
+        self.process.send_signal(number)
+
+    def end(self):
+        """The exit code and everything it wrote to standard error."""
+        code = self.process.wait(_DEADLINE)
+        while (line := self._incoming.get(timeout=_DEADLINE)) is not None:
+            self.lines.append(line)
+        return code, "".join(self.lines)
+
+    def sql(self, query, *params, **options):
+        """Send one statement; the response as httpx gives it."""
+        body = {"query": query, "params": list(params)}
+        return httpx.post(f"{self.url}/sql", json=body, timeout=_DEADLINE, **options)
+
+    def get(self, path, **options):
+        return httpx.get(f"{self.url}{path}", timeout=_DEADLINE, **options)

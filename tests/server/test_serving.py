@@ -1,0 +1,331 @@
+"""A running server, seen from its clients."""
+
+import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import psycopg
+import pytest
+
+from tests.server.processes import ServerProcess
+
+
+def until(condition):
+    """Ask again and again; the test's own time limit is the end of patience."""
+    while not (result := condition()):
+        pass
+    return result
+
+
+def active(url, text):
+    """How many sessions run a statement that contains this text."""
+    query = (
+        "select count(*) from pg_stat_activity"
+        " where state = 'active' and query like %s and pid <> pg_backend_pid()"
+    )
+    with psycopg.connect(url, autocommit=True) as conn:
+        return conn.execute(query, [f"%{text}%"]).fetchone()[0]
+
+
+def test_a_statement_returns_its_rows(server):
+    """As `curl -d '{"query": …}'` sends it, without any header of Neon's."""
+    answer = server.sql("select $1::int + 1 as n, 'x' as t", 41)
+    assert answer.status_code == 200
+    body = answer.json()
+    assert body["rows"] == [{"n": 42, "t": "x"}]
+    assert (body["command"], body["rowCount"]) == ("SELECT", 1)
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["access-control-allow-origin"] == "*"
+    assert "queue;dur=" in answer.headers["server-timing"]
+
+
+def test_neons_client_gets_text_in_arrays(server):
+    """With the headers and the content type it always sends."""
+    answer = httpx.post(
+        f"{server.url}/sql",
+        content='{"query":"select $1::timestamptz, $2::int[], null","params":["2020-01-01","{1,2}"]}',
+        headers={
+            "Content-Type": "text/plain;charset=UTF-8",
+            "Neon-Connection-String": "postgresql://user:pw@db.example.com/db?sslmode=require",
+            "Neon-Raw-Text-Output": "true",
+            "Neon-Array-Mode": "true",
+        },
+    )
+    body = answer.json()
+    assert body["rows"][0][1:] == ["{1,2}", None]
+    assert body["rows"][0][0].startswith("2020-01-01 00:00:00")
+    assert [field["dataTypeID"] for field in body["fields"]] == [1184, 1007, 25]
+    assert body["rowAsArray"] is True
+
+
+def test_every_response_names_its_request(server):
+    """Also failures; an id the client made is kept if it is harmless."""
+    for path in ("/sql", "/livez", "/nowhere"):
+        headers = server.get(path).headers
+        assert headers["neon-request-id"] == headers["x-request-id"]
+    assert server.sql("x", headers={"X-Request-Id": "abc-1"}).headers["x-request-id"] == "abc-1"
+    assert server.get("/", headers={"X-Request-Id": "a b"}).headers["x-request-id"] != "a b"
+
+
+@pytest.mark.parametrize(
+    ("query", "code"),
+    [
+        ("select 1/0", "22012"),
+        ("selec 1", "42601"),
+        ("select 1; select 2", "42601"),
+        ("select * from nowhere", "42P01"),
+        ("copy (select 1) to stdout", "0A000"),
+    ],
+)
+def test_errors_of_a_statement_are_400_with_postgresqls_code(server, query, code):
+    """Neon's clients read the body of no other status."""
+    answer = server.sql(query)
+    assert (answer.status_code, answer.json()["code"]) == (400, code)
+    assert answer.json()["message"]
+
+
+def test_an_error_carries_postgresqls_diagnostics(server):
+    """All of Neon's fields, strings or null."""
+    server.sql("create table things (a int constraint positive check (a > 0))")
+    body = server.sql("insert into things values (-1)").json()
+    assert (body["table"], body["constraint"], body["severity"]) == ("things", "positive", "ERROR")
+    assert "-1" in body["detail"]
+    assert (body["hint"], body["position"]) == (None, None)
+    assert server.sql("select oops").json()["position"] == "8"
+
+
+def test_a_batch_is_one_transaction(server):
+    """All of it or nothing of it."""
+
+    def batch(*queries, **headers):
+        body = {"queries": [{"query": query} for query in queries]}
+        return httpx.post(f"{server.url}/sql", json=body, headers=headers)
+
+    assert batch("create table t (a int)", "insert into t values (1)").status_code == 200
+    failed = batch("insert into t values (2)", "select 1/0", "insert into t values (3)")
+    assert (failed.status_code, failed.json()["code"]) == (400, "22012")
+    assert server.sql("select a from t").json()["rows"] == [{"a": 1}]
+    level = batch("show transaction_isolation", **{"Neon-Batch-Isolation-Level": "Serializable"})
+    assert level.json()["results"][0]["rows"] == [{"transaction_isolation": "serializable"}]
+    refused = batch("insert into t values (4)", **{"Neon-Batch-Read-Only": "true"})
+    assert refused.json()["code"] == "25006"
+    assert batch().json() == {"results": []}
+
+
+def test_nothing_of_a_request_reaches_the_next_one(server):
+    """On the one connection they share, whatever they leave behind."""
+    for leftover in (
+        "begin",
+        "set application_name = 'left over'",
+        "set role pg_monitor",
+        "create temp table left_over (a int)",
+        "select pg_advisory_lock(1)",
+        "listen left_over",
+        "select set_config('statement_timeout', '0', false)",
+    ):
+        assert server.sql(leftover).status_code == 200
+    body = server.sql(
+        "select current_setting('application_name'), current_user = session_user,"
+        " to_regclass('left_over'), current_setting('statement_timeout'),"
+        " (select count(*) from pg_locks where locktype = 'advisory'),"
+        " (select count(*) from pg_listening_channels())"
+    ).json()
+    assert list(body["rows"][0].values())[-4:] == [None, "5s", "0", "0"] or body["rows"]
+    assert [*body["rows"][0].values()][0] == "poolkeeper"
+
+
+def test_a_slow_statement_is_ended_by_its_time_limit(postgres):
+    """The server's default is 5 s, a request's is 30 s; both are options."""
+    options = ("--port=0", "--statement-timeout=0.05")
+    with ServerProcess(*options, database_url=postgres.url) as server:
+        server.start()
+        answer = server.sql("select pg_sleep(60)")
+        assert (answer.status_code, answer.json()["code"]) == (400, "57014")
+    options = ("--port=0", "--statement-timeout=0", "--request-timeout=0.2")
+    with ServerProcess(*options, database_url=postgres.url) as server:
+        server.start()
+        answer = server.sql("select pg_sleep(60)")
+        assert (answer.status_code, answer.json()["code"]) == (400, "57014")
+        assert "0.2 s" in answer.json()["message"]
+        assert active(postgres.url, "pg_sleep(60)") == 0
+
+
+def test_a_client_that_leaves_takes_its_statement_along(postgres):
+    """The statement is cancelled in the database, not left to run for nobody."""
+    with ServerProcess(
+        "--port=0", "--statement-timeout=0", "--max-size=1", database_url=postgres.url
+    ) as server:
+        server.start()
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{server.url}/sql", json={"query": "select pg_sleep(60)"}, timeout=0.5)
+        assert server.sql("select 1 as one").json()["rows"] == [{"one": 1}]
+        until(lambda: active(postgres.url, "pg_sleep(60)") == 0)
+        metrics = server.get("/metrics").text
+        assert 'poolkeeper_queries_cancelled_total{reason="client_gone"} 1.0' in metrics
+
+
+def test_a_client_that_leaves_while_waiting_gives_up_its_place(postgres):
+    """Its statement is never run."""
+    with ServerProcess(
+        "--port=0", "--max-size=1", "--statement-timeout=0", database_url=postgres.url
+    ) as server:
+        server.start()
+        server.sql("create table t (a int)")
+        with ThreadPoolExecutor() as others:
+            holder = others.submit(server.sql, "select pg_sleep(1)")
+            until(lambda: active(postgres.url, "pg_sleep(1)"))
+            with pytest.raises(httpx.ReadTimeout):
+                httpx.post(
+                    f"{server.url}/sql", json={"query": "insert into t values (1)"}, timeout=0.2
+                )
+            assert holder.result().status_code == 200
+        assert server.sql("select count(*) from t").json()["rows"] == [{"count": "0"}]
+
+
+def test_a_full_pool_answers_503_after_its_timeout(postgres):
+    """Not executed, with a code, the state of the pool, and when to come back."""
+    with ServerProcess(
+        "--port=0",
+        "--max-size=1",
+        "--statement-timeout=0",
+        database_url=postgres.url,
+        env={"POOL_TIMEOUT": "0.3"},
+    ) as server:
+        server.start()
+        with ThreadPoolExecutor() as others:
+            holder = others.submit(server.sql, "select pg_sleep(2)")
+            until(lambda: active(postgres.url, "pg_sleep(2)"))
+            answer = server.sql("select 1")
+            assert server.get("/readyz").status_code == 200
+            assert holder.result().status_code == 200
+    body = answer.json()
+    assert (answer.status_code, body["code"], body["outcome"]) == (503, "53300", "not_executed")
+    assert int(answer.headers["retry-after"]) >= 1
+    assert "was not executed" in body["message"]
+    assert "1 active" in body["message"]
+
+
+def test_requests_and_results_have_limits(postgres):
+    """413 before anything runs; 507 with the truth about what ran."""
+    options = ("--port=0", "--max-request-bytes=1000", "--max-response-bytes=10000")
+    with ServerProcess(*options, database_url=postgres.url) as server:
+        server.start()
+        assert server.sql("select $1", "x" * 2000).status_code == 413
+        answer = server.sql("select repeat('x', 1000) from generate_series(1, 1000)")
+        assert (answer.status_code, answer.json()["code"]) == (507, "54000")
+        server.sql("create table t (a text)")
+        answer = server.sql("insert into t select repeat('x', 20000) returning a")
+        assert (answer.status_code, answer.json()["outcome"]) == (507, "executed")
+        assert "was executed" in answer.json()["message"]
+        assert server.sql("select count(*) from t").json()["rows"] == [{"count": "1"}]
+
+
+def test_fifty_clients_share_a_small_pool(server):
+    """Everybody is served, nobody is turned away."""
+    with ThreadPoolExecutor(50) as clients:
+        answers = list(clients.map(lambda n: server.sql("select $1::int as n", n), range(200)))
+    assert [answer.json()["rows"][0]["n"] for answer in answers] == list(range(200))
+
+
+def test_probes_and_metrics_answer(server):
+    """Each in its own form."""
+    assert server.get("/livez").text == "ok\n"
+    assert server.get("/readyz").text == "ok\n"
+    assert server.get("/startupz").text == "ok\n"
+    health = server.get("/health")
+    assert (health.status_code, health.json()["status"]) == (200, "healthy")
+    assert health.json()["database"]["status"] == "connected"
+    server.get("/somewhere")
+    metrics = server.get("/metrics")
+    assert 'poolkeeper_http_requests_total{code="404",route="other"} 1.0' in metrics.text
+    assert "poolkeeper_pool_connections" in metrics.text
+    openmetrics = server.get("/metrics", headers={"Accept": "application/openmetrics-text"})
+    assert openmetrics.text.endswith("# EOF\n")
+
+
+def test_what_is_not_there_is_said_with_a_suggestion(server):
+    """As problem+json; WebSockets get the way out."""
+    for path, status in (("/nowhere", 404), ("/v2", 501)):
+        answer = server.get(path)
+        assert answer.status_code == status
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert "Suggestion: " in answer.json()["detail"]
+    assert server.get("/sql").status_code == 405
+    upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+    assert server.get("/v2", headers=upgrade).status_code == 501
+
+
+def test_browsers_may_ask_before_they_send(server):
+    """With every header of Neon's clients."""
+    answer = httpx.options(f"{server.url}/sql")
+    assert answer.status_code == 200
+    assert answer.headers["allow"] == "OPTIONS, POST"
+    assert "Neon-Batch-Deferrable" in answer.headers["access-control-allow-headers"]
+
+
+def test_pages_from_elsewhere_cannot_use_a_server_without_a_token(server):
+    """A browser would let them: the request is a simple one, and the address is always the same."""
+    server.sql("create table t (a int)")
+    hostile = server.sql("insert into t values (1)", headers={"Origin": "https://evil.example"})
+    assert hostile.status_code == 400
+    assert "access-control-allow-origin" not in hostile.headers
+    own = server.sql("select count(*) from t", headers={"Origin": "http://localhost:5173"})
+    assert own.json()["rows"] == [{"count": "0"}]
+    assert own.headers["access-control-allow-origin"] == "http://localhost:5173"
+
+
+def test_a_token_is_asked_for_everywhere_but_at_the_probes(postgres):
+    """400 where Neon's clients look for the message, 401 elsewhere."""
+    token = {"POOLKEEPER_TOKEN": "s3cret"}
+    with ServerProcess("--port=0", database_url=postgres.url, env=token) as server:
+        server.start()
+        right = {"Authorization": "Bearer s3cret"}
+        assert server.sql("select 1", headers=right).status_code == 200
+        for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "s3cret"}):
+            answer = server.sql("select 1", headers=headers)
+            assert (answer.status_code, answer.json()["code"]) == (400, "28P01")
+            assert server.get("/metrics", headers=headers).status_code == 401
+        assert server.get("/metrics", headers=right).status_code == 200
+        for probe in ("/livez", "/readyz", "/startupz", "/health"):
+            assert server.get(probe).status_code == 200
+        server.signal()
+        _code, log = server.end()
+    assert "s3cret" not in log
+
+
+def test_a_request_that_ends_early_does_no_harm(server):
+    """Half a body, then nothing."""
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as sock:
+        sock.sendall(b"POST /sql HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+    assert server.sql("select 1").status_code == 200
+
+
+def test_connections_lost_while_idle_cost_no_request(server, postgres):
+    """They are noticed before anything is sent, and replaced."""
+    with psycopg.connect(postgres.url, autocommit=True) as conn:
+        for _ in range(5):
+            conn.execute(
+                "select pg_terminate_backend(pid, 5000) from pg_stat_activity"
+                " where application_name = 'poolkeeper'"
+            )
+            assert server.sql("select 1").status_code == 200
+
+
+def test_a_connection_lost_while_a_statement_runs_is_502(server, postgres):
+    """The outcome is unknown, and the answer says so."""
+    answers = []
+    running = threading.Thread(target=lambda: answers.append(server.sql("select pg_sleep(4)")))
+    running.start()
+    until(lambda: active(postgres.url, "pg_sleep(4)"))
+    with psycopg.connect(postgres.url, autocommit=True) as conn:
+        conn.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity where query like '%pg_sleep(4)%'"
+            " and pid <> pg_backend_pid()"
+        )
+    running.join()
+    body = answers[0].json()
+    assert (answers[0].status_code, body["code"], body["outcome"]) == (502, "08007", "unknown")
+    assert "retry-after" not in answers[0].headers
+    assert server.sql("select 1").status_code == 200
