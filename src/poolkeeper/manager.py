@@ -224,12 +224,14 @@ class ConnectionPoolManager:
         self._keepers = [
             LivenessKeeper(pool, config.probe_interval, config.probe_timeout),
             RetirementKeeper(pool, config.max_lifetime, config.max_inactive_connection_lifetime),
-            ReconnectKeeper(pool, endpoints_of(*self._connect_args)),
         ]
         if config.leak_detection_timeout:
             self._keepers.append(LeakKeeper(pool, config.leak_detection_timeout, self._bus.emit))
         for keeper in self._keepers:
             keeper.start()
+        reconnect = ReconnectKeeper(pool, endpoints_of(*self._connect_args))
+        self._keepers.append(reconnect)
+        self._bus.add(reconnect.notice)
 
     async def close(self, timeout: float | None = None) -> None:
         """Finish: waiters get ``PoolClosedError`` at once, borrowers may end their work.

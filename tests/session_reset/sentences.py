@@ -24,11 +24,42 @@ TRICKY = (
 ).split()
 HARMFUL = ["f", "set_config", "pg_advisory_lock", '"SELECT"', '"in"', '"Now"', "ünder", "setseed"]
 HARMLESS = ["now", "lower", "count", "coalesce", '"lower"', "pg_catalog.lower", "left", "NOW"]
-QUALIFIED = ["s.f", "s.lower", "pg_catalog.pg_advisory_lock", "pg_catalog.s.lower", '"s".in', "s.set"]
+QUALIFIED = [
+    "s.f",
+    "s.lower",
+    "pg_catalog.pg_advisory_lock",
+    "pg_catalog.s.lower",
+    '"s".in',
+    "s.set",
+]
 OPERATORS = [
-    "+", "-", "*", "/", "||", "->>", "@>", "=", "<>", "<", "?", "&&", "@@", "and", "or", "like",
-    "ilike", "not ilike", "similar to", "is distinct from", "operator(pg_catalog.+)",
-    "overlaps", "at time zone", "#>", "-/**/-", "~~", "collate \"C\" ||",
+    "+",
+    "-",
+    "*",
+    "/",
+    "||",
+    "->>",
+    "@>",
+    "=",
+    "<>",
+    "<",
+    "?",
+    "&&",
+    "@@",
+    "and",
+    "or",
+    "like",
+    "ilike",
+    "not ilike",
+    "similar to",
+    "is distinct from",
+    "operator(pg_catalog.+)",
+    "overlaps",
+    "at time zone",
+    "#>",
+    "-/**/-",
+    "~~",
+    'collate "C" ||',
 ]
 TYPES = ["int", "text", "numeric(10,2)", "varchar(5)", "timestamp(3) with time zone",
          "double precision", "character varying(3)", "int[]", "bit varying(4)", "interval(2)"]  # fmt: skip
@@ -46,7 +77,7 @@ HIDING_PLACES = [
     "-- '\r , f(1) --'",
     ", $a$ $$ ' $a$, f(1) --'",
     ", a$$, f(1) --$$",
-    ", \"a\"\"'\", f(1) --'",
+    ', "a""\'", f(1) --\'',
     ", 'a'\n'\\', f(1) --'",
 ]
 
@@ -100,9 +131,11 @@ class Sentences:
         )
 
     def window(self) -> str:
-        return self.maybe(lambda: f"partition by {self.expression()} ") + self.maybe(
-            lambda: f"order by {self.expression()} "
-        ) + self.maybe(lambda: f"rows {self.expression()} preceding", 0.1)
+        return (
+            self.maybe(lambda: f"partition by {self.expression()} ")
+            + self.maybe(lambda: f"order by {self.expression()} ")
+            + self.maybe(lambda: f"rows {self.expression()} preceding", 0.1)
+        )
 
     def expression(self) -> str:
         self.fuel -= 1
@@ -121,7 +154,9 @@ class Sentences:
             lambda: f"exists ({self.query()})",
             lambda: f"a in ({self.many(self.expression)})",
             lambda: f"a = any ({self.expression()})",
-            lambda: f"case when {self.expression()} then {self.expression()} else {self.expression()} end",
+            lambda: (
+                f"case when {self.expression()} then {self.expression()} else {self.expression()} end"
+            ),
             lambda: f"case {self.name()} when 1 then {self.call()} end",
             lambda: f"coalesce({self.many(self.expression)})",
             lambda: f"row({self.many(self.expression)})",
@@ -186,23 +221,32 @@ class Sentences:
         return (
             self.maybe(self.with_list, 0.2)
             + self.one(
-                lambda: "select "
-                + self.maybe(
-                    lambda: self.one("distinct ", "all ", lambda: f"distinct on ({self.names()}) "),
-                    0.2,
-                )
-                + self.many(target)
-                + self.maybe(
-                    lambda: f" into {self.one('', 'temp ', 'table ', 'temporary table ', 'unlogged ')}{self.relation()}",
-                    0.05,
-                )
-                + self.maybe(lambda: f" from {self.many(self.from_item, 2)}", 0.8)
-                + self.maybe(lambda: f" where {self.expression()}")
-                + self.maybe(
-                    lambda: f" group by {self.one(self.names, lambda: f'rollup ({self.names()})', lambda: f'grouping sets (({self.names()}), ())', self.expression)}",
-                    0.2,
-                )
-                + self.maybe(lambda: f" window {self.name()} as ({self.window()})", 0.1),
+                lambda: (
+                    "select "
+                    + self.maybe(
+                        lambda: self.one(
+                            "distinct ", "all ", lambda: f"distinct on ({self.names()}) "
+                        ),
+                        0.2,
+                    )
+                    + self.many(target)
+                    + self.maybe(lambda: self.random.choice(HIDING_PLACES) + "\n", self.harm / 5)
+                    + self.maybe(
+                        lambda: (
+                            f" into {self.one('', 'temp ', 'table ', 'temporary table ', 'unlogged ')}{self.relation()}"
+                        ),
+                        0.05,
+                    )
+                    + self.maybe(lambda: f" from {self.many(self.from_item, 2)}", 0.8)
+                    + self.maybe(lambda: f" where {self.expression()}")
+                    + self.maybe(
+                        lambda: (
+                            f" group by {self.one(self.names, lambda: f'rollup ({self.names()})', lambda: f'grouping sets (({self.names()}), ())', self.expression)}"
+                        ),
+                        0.2,
+                    )
+                    + self.maybe(lambda: f" window {self.name()} as ({self.window()})", 0.1)
+                ),
                 lambda: f"values ({self.many(self.expression)}), ({self.many(self.expression)})",
                 lambda: f"({self.query()}) union all ({self.query()})",
                 lambda: f"select {self.call()} except select {self.expression()}",
@@ -252,27 +296,47 @@ class Sentences:
         )
 
     def schema_change(self) -> str:
-        column = lambda: f"{self.name()} {self.random.choice(TYPES)} {self.one('', f'default {self.expression()}', 'primary key', f'check ({self.expression()})', f'references {self.relation()} (a)')}"  # noqa: E731, E501
+        column = lambda: (
+            f"{self.name()} {self.random.choice(TYPES)} {self.one('', f'default {self.expression()}', 'primary key', f'check ({self.expression()})', f'references {self.relation()} (a)')}"
+        )  # noqa: E731, E501
         return self.one(
-            lambda: f"create {self.one('', '', 'temp ', 'unlogged ', 'local temporary ')}table {self.maybe('if not exists ')}{self.relation()} ({self.many(column)})",
-            lambda: f"create table {self.relation()} as {self.one(self.query, 'execute p(1)', 'table t')}",
-            lambda: f"create unique index on {self.relation()} using btree ({self.name()}, ({self.expression()})) where {self.expression()}",
-            lambda: f"create index {self.name()} on {self.relation()} ({self.one(self.call, self.name)}) include (a)",
+            lambda: (
+                f"create {self.one('', '', 'temp ', 'unlogged ', 'local temporary ')}table {self.maybe('if not exists ')}{self.relation()} ({self.many(column)})"
+            ),
+            lambda: (
+                f"create table {self.relation()} as {self.one(self.query, 'execute p(1)', 'table t')}"
+            ),
+            lambda: (
+                f"create unique index on {self.relation()} using btree ({self.name()}, ({self.expression()})) where {self.expression()}"
+            ),
+            lambda: (
+                f"create index {self.name()} on {self.relation()} ({self.one(self.call, self.name)}) include (a)"
+            ),
             lambda: f"alter table {self.relation()} add column {column()}",
-            lambda: f"alter table {self.relation()} alter a type numeric(3,1) using {self.expression()}",
+            lambda: (
+                f"alter table {self.relation()} alter a type numeric(3,1) using {self.expression()}"
+            ),
         )
 
     def other(self) -> str:
         return self.one(
             lambda: f"copy {self.relation()} ({self.names()}) from stdin where {self.expression()}",
             lambda: f"copy ({self.query()}) to stdout with (format csv, header)",
-            lambda: f"explain {self.one('', 'analyze ', '(analyze, format json) ')}{self.statement()}",
-            lambda: f"set {self.one('', 'local ', 'transaction ', 'session ', 'local.')}{self.name()} {self.one('=', 'to')} 1",
+            lambda: (
+                f"explain {self.one('', 'analyze ', '(analyze, format json) ')}{self.statement()}"
+            ),
+            lambda: (
+                f"set {self.one('', 'local ', 'transaction ', 'session ', 'local.')}{self.name()} {self.one('=', 'to')} 1"
+            ),
             lambda: f"set constraints {self.one('all', self.name)} deferred",
-            lambda: f"{self.one('listen', 'unlisten', 'discard', 'reset', 'deallocate', 'close', 'truncate', 'show', 'lock', 'analyze', 'notify')} {self.name()}",
+            lambda: (
+                f"{self.one('listen', 'unlisten', 'discard', 'reset', 'deallocate', 'close', 'truncate', 'show', 'lock', 'analyze', 'notify')} {self.name()}"
+            ),
             lambda: f"prepare {self.name()} as {self.query()}",
             lambda: f"{self.one('do', 'do language sql')} $$f()$$",
-            lambda: f"{self.one('commit', 'rollback', 'prepare')} {self.one('', 'prepared ', 'transaction ')}{self.maybe(chr(39) + 'x' + chr(39))}",
+            lambda: (
+                f"{self.one('commit', 'rollback', 'prepare')} {self.one('', 'prepared ', 'transaction ')}{self.maybe(chr(39) + 'x' + chr(39))}"
+            ),
             lambda: f"declare c cursor with hold for {self.query()}",
             lambda: f"drop function {self.relation()}({self.random.choice(TYPES)})",
             lambda: f"create {self.one('', 'temp ')}view {self.relation()} as {self.query()}",
@@ -312,8 +376,7 @@ class Sentences:
                 pieces[at] += " " + self.one("f(1)", "(", ")", ",", "into temp q", ";", "'", '"',
                                              "\\", "$$", "$a$", "e'", "u&\"f\"(1)", "set", "/*",
                                              "*/", "--", "as", ".", "::", "insert", "with", "on",
-                                             "distinct on (a)", "(1)", "pg_temp.x", "\x00",
-                                             *HIDING_PLACES)  # fmt: skip
+                                             "distinct on (a)", "(1)", "pg_temp.x", "\x00")  # fmt: skip
             case 6:
                 pieces[at] = self.random.choice(TRICKY)
             case 7 if piece == " ":

@@ -9,10 +9,16 @@ from typing import TYPE_CHECKING
 from poolkeeper.core.availability import Failure
 from poolkeeper.deadlines import bounded
 from poolkeeper.keepers.service import Keeper
+from poolkeeper.observability.events import (
+    DatabaseConnectionLost,
+    DatabaseReconnected,
+    PoolClosed,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from poolkeeper.observability.events import Event
     from poolkeeper.pool import Pool
 
 KNOCK_INTERVAL = 0.05
@@ -35,11 +41,16 @@ class ReconnectKeeper(Keeper):
         self._endpoints = endpoints
         self._refused = False
 
-    async def perform(self) -> None:
-        """Knock once if there is an outage."""
-        if self._pool.state.down_since is None:
+    def notice(self, event: Event) -> None:
+        """Take the duty up when an outage begins, lay it down when it ends."""
+        if isinstance(event, DatabaseConnectionLost):
             self._refused = False
-            return
+            self.start()
+        elif isinstance(event, DatabaseReconnected | PoolClosed):
+            self.cancel()
+
+    async def perform(self) -> None:
+        """Knock once."""
         opened = any([await self._knock(endpoint) for endpoint in self._endpoints])
         if opened and (self._refused or self._pool.state.last_failure is Failure.STARTING):
             self._pool.sign_of_life()
