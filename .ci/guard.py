@@ -30,42 +30,53 @@ def leftovers() -> list[tuple[int, str]]:
     return found
 
 
+def wait(pid: int, seconds: float) -> int | None:
+    """Exit code of a process, None when it takes longer; meanwhile, reap orphans as init does."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            ended, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return None
+        if ended == pid:
+            return os.waitstatus_to_exitcode(status)
+        if not ended:
+            time.sleep(0.02)
+    return None
+
+
 def main() -> int:
     """Run, wait, clean up."""
     limit, command = float(sys.argv[1]), sys.argv[2:]
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    run = subprocess.Popen(command, start_new_session=True)
+    pid = subprocess.Popen(command, start_new_session=True).pid
 
     def stop(*_: object) -> None:
-        os.killpg(run.pid, signal.SIGTERM)
+        os.killpg(pid, signal.SIGTERM)
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    try:
-        code = run.wait(timeout=limit)
-    except subprocess.TimeoutExpired:
+    code = wait(pid, limit)
+    if code is None:
         print(f"guard: not finished after {limit:.0f}s; ended", file=sys.stderr, flush=True)
         stop()
-        try:
-            run.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            os.killpg(run.pid, signal.SIGKILL)
-            run.wait()
+        if wait(pid, 10) is None:
+            os.killpg(pid, signal.SIGKILL)
         code = 124
     # what is about to exit by itself gets a moment to do so
     grace = time.monotonic() + 3
     while (left := leftovers()) and time.monotonic() < grace:
-        time.sleep(0.1)
-    for pid, name in left:
-        print(f"guard: left behind: {pid} {name}", file=sys.stderr, flush=True)
+        wait(0, 0.1)
+    for orphan, name in left:
+        print(f"guard: left behind: {orphan} {name}", file=sys.stderr, flush=True)
     # ending a parent hands its children to us: repeat until there are none
     while left := leftovers():
-        for pid, _ in left:
-            os.kill(pid, signal.SIGKILL)
-        time.sleep(0.1)
+        for orphan, _ in left:
+            os.kill(orphan, signal.SIGKILL)
+        wait(0, 0.1)
         code = code or 1
-    return code
+    return code if code >= 0 else 128 - code
 
 
 if __name__ == "__main__":

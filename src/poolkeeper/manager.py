@@ -88,6 +88,7 @@ class ConnectionPoolManager:
         self._rng = random.Random()  # noqa: S311 - jitter, no secrets
         self._keepers: list[Keeper] = []
         self._opening: asyncio.Future[None] | None = None
+        self._dialling: asyncio.Task[tuple[Any, float]] | None = None
         self._closed_reported = False
         self._hooks: dict[str, Any] = {
             "init": init,
@@ -166,6 +167,8 @@ class ConnectionPoolManager:
             )
         if self._opening is not None:
             await asyncio.shield(self._opening)
+            # Whoever opened it may have failed, or may have been cancelled.
+            await self.initialize()
             return
         self._opening = asyncio.get_running_loop().create_future()
         try:
@@ -187,8 +190,8 @@ class ConnectionPoolManager:
         started = pool.now()
         session = None
         if config.min_size:
-            try:
-                session, started = await first_session(
+            dialling = self._dialling = asyncio.ensure_future(
+                first_session(
                     pool.driver,
                     database=pool.database,
                     attempts=config.initialization_attempts,
@@ -198,15 +201,31 @@ class ConnectionPoolManager:
                         config.reconnect_initial_delay, config.reconnect_max_delay, self._rng
                     ),
                 )
+            )
+            try:
+                session, started = await dialling
             except PoolInitializationError:
                 pool.unbind()
                 raise
+            except asyncio.CancelledError:
+                dialling.add_done_callback(_abort_unclaimed)
+                task = asyncio.current_task()
+                if pool.state.phase is Phase.NEW or (task is not None and task.cancelling()):
+                    raise
+                raise self._closed_meanwhile() from None
+            finally:
+                self._dialling = None
+            if pool.state.phase is not Phase.NEW:
+                session.abort()
+                raise self._closed_meanwhile()
         self._start_keepers()
         try:
             await pool.open(session, started)
         except asyncio.CancelledError:
             self.terminate()
             raise
+        if pool.state.phase is not Phase.OPEN:
+            raise self._closed_meanwhile()
         self._bus.emit(
             PoolInitialized(
                 pool=pool.name,
@@ -217,6 +236,13 @@ class ConnectionPoolManager:
                 database_url=pool.database,
                 server_version=pool.server_version,
             )
+        )
+
+    @staticmethod
+    def _closed_meanwhile() -> PoolClosedError:
+        return PoolClosedError(
+            "The pool was closed while it was being opened. Suggestion: let initialize() return "
+            "before close() is called."
         )
 
     def _start_keepers(self) -> None:
@@ -242,16 +268,23 @@ class ConnectionPoolManager:
         Cancelling it cuts the remaining connections off.
         """
         started = self._pool.now()
+        dialling = self._dialling
+        if dialling is not None:
+            dialling.cancel()
         try:
             await self._pool.drain(self._config.close_timeout if timeout is None else timeout)
         finally:
             for keeper in self._keepers:
                 await keeper.stop()
+            if dialling is not None:
+                await asyncio.wait({dialling})
         self._report_closed(started)
 
     def terminate(self) -> None:
         """Cut every connection off at once, without waiting for anybody."""
         started = self._pool.now()
+        if self._dialling is not None:
+            self._dialling.cancel()
         self._pool.terminate()
         for keeper in self._keepers:
             keeper.cancel()
@@ -560,6 +593,12 @@ class ConnectionPoolManager:
             f"<ConnectionPoolManager {self._pool.name!r} {self._pool.state.phase.value}: "
             f"{self._pool.snapshot().describe()}>"
         )
+
+
+def _abort_unclaimed(dialling: asyncio.Task[tuple[Any, float]]) -> None:
+    """The dial may have succeeded in the very moment its caller was cancelled."""
+    if not dialling.cancelled() and dialling.exception() is None:
+        dialling.result()[0].abort()
 
 
 def create_pool(

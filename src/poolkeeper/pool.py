@@ -345,8 +345,8 @@ class Pool:
             match effect:
                 case Grant(ticket):
                     self._wake(ticket)
-                case Refuse(ticket, why):
-                    self._turn_away(ticket, why)
+                case Refuse(ticket, why, snapshot):
+                    self._turn_away(ticket, why, snapshot)
                 case Connect(slot):
                     task = self._own(self._connect(slot))
                     self._connecting[slot] = task
@@ -395,10 +395,8 @@ class Pool:
         else:
             self._connecting.pop(slot, None)
             self.adopt(slot, session, started)
-        if self._settled is not None and not self._settled.done():
-            done = state.usable() >= state.limits.min_size or state.last_failure is not None
-            if done:
-                self._settled.set_result(None)
+        if state.usable() >= state.limits.min_size or state.last_failure is not None:
+            self._settle()
         self.rearm()
 
     def _connect_ended(self, slot: Slot, _task: asyncio.Task[None]) -> None:
@@ -518,7 +516,7 @@ class Pool:
             DatabaseReconnected(pool=self.name, outage_seconds=duration, attempts=attempts + 1)
         )
 
-    def _turn_away(self, ticket: Ticket, why: Refusal) -> None:
+    def _turn_away(self, ticket: Ticket, why: Refusal, snapshot: PoolSnapshot) -> None:
         future, _task, started, seconds = ticket.owner
         if future.done():
             return
@@ -533,7 +531,7 @@ class Pool:
         future.set_exception(
             refusal_error(
                 why,
-                snapshot=self.snapshot(),
+                snapshot=snapshot,
                 timeout=seconds,
                 waited=monotonic() - started,
                 holders=self.holders(),
@@ -616,6 +614,8 @@ class Pool:
     async def open(self, session: Any, started: float) -> None:
         """Start serving; returns when the floor is filled or a connection could not be opened.
 
+        Returns as well when the pool is closed meanwhile.
+
         Args:
             session: The first connection, already dialled, or None with a floor of zero.
             started: When dialling it began.
@@ -630,15 +630,21 @@ class Pool:
             else:
                 self._carry_out([effect])
         if self.state.usable() >= self.state.limits.min_size:
-            self._settled.set_result(None)
+            self._settle()
         await self._settled
+
+    def _settle(self) -> None:
+        """Let ``open`` return."""
+        if self._settled is not None and not self._settled.done():
+            self._settled.set_result(None)
 
     async def drain(self, seconds: float | None) -> None:
         """Refuse the queue, let borrowers finish, close everything; after ``seconds`` cut off."""
         state = self.state
-        if state.phase is Phase.NEW:
+        if state.phase in {Phase.NEW, Phase.CLOSED}:
             state.phase = Phase.CLOSED
             return
+        self._settle()
         if self._emptied is None:
             assert self._loop is not None
             self._emptied = self._loop.create_future()
@@ -662,6 +668,7 @@ class Pool:
         if state.phase is Phase.NEW:
             state.phase = Phase.CLOSED
             return
+        self._settle()
         if state.phase is Phase.OPEN:
             self._emptied = self._emptied or asyncio.get_running_loop().create_future()
             self._carry_out(state.drain(monotonic()))

@@ -112,6 +112,11 @@ class PoolMachine(RuleBasedStateMachine):
     def borrower_gives_back(self, index, dirty):
         self.world.give_back(self.world.held[index % len(self.world.held)], dirty=dirty)
 
+    @given_some("held")
+    @step(index=which)
+    def borrower_breaks_the_connection(self, index):
+        self.world.throw_away(self.world.held[index % len(self.world.held)])
+
     # The database and the driver
 
     @given_some("pending")
@@ -202,3 +207,9 @@ class PoolMachine(RuleBasedStateMachine):
     @step()
     def user_closes_the_pool(self):
         self.world.drain()
+
+    @precondition(lambda self: len(self.world.endings) > 3)
+    @precondition(lambda self: self.world.state.phase is not Phase.CLOSED)
+    @step()
+    def user_terminates_the_pool(self):
+        self.world.terminate()

@@ -46,7 +46,7 @@ from poolkeeper.core.waiters import Ticket, TicketState
 
 Work = Connect | Validate | Reset | Close
 WORKED_ON = {CONNECTING: Connect, VALIDATING: Validate, RESETTING: Reset, CLOSING: Close}
-ABORTED = {"connection_lost", "validation_failed", "reset_failed"}
+ABORTED = {"connection_lost", "validation_failed", "reset_failed", "released_while_busy"}
 EPSILON = 1e-6
 
 
@@ -165,6 +165,9 @@ class World:
         healthy = self._healthy(slot)
         seen = len(self.closes)
         self.held.remove(slot)
+        if slot.state is CLOSED:
+            assert state.release(slot, now) == [], "there is nothing left of it"
+            return
         self.longest_use = max(self.longest_use, now - slot.taken_at)
         if not slot.lost:
             self.last_used[slot.id] = self.last_heard[slot.id] = self.heard = now
@@ -181,11 +184,18 @@ class World:
             assert len(self.closes) == seen, "a healthy release below all limits closed something"
             assert slot.state in {IDLE, IN_USE, RESETTING}
 
+    def throw_away(self, slot: Slot) -> None:
+        """A borrower gives back a connection nobody else may have."""
+        self.held.remove(slot)
+        if slot.state is not CLOSED:
+            self._report(self.state.discard(slot, "released_while_busy"))
+
     def _healthy(self, slot: Slot) -> bool:
         state = self.state
         leaving = sum(other.state is CLOSING for other in state.slots.values())
         return (
             state.phase is Phase.OPEN
+            and slot.state is IN_USE
             and not slot.lost
             and slot.generation == state.generation
             and (self.limits.max_uses is None or slot.uses < self.limits.max_uses)
@@ -276,6 +286,7 @@ class World:
     def fire_timer(self) -> None:
         """The timer the core asked for fires, at its time or later."""
         self.now = max(self.now, self.wakeup)
+        self.wakeup = inf
         self._report(self.state.tick(self.now))
         assert self.wakeup > self.now, "the timer would spin"
         assert all(ticket.deadline > self.now for ticket in self.waiting), "kept past its deadline"
@@ -320,12 +331,25 @@ class World:
         self._report(self.state.drain(self.now))
         assert not self.waiting, "a waiter was left behind by the drain"
 
+    def terminate(self) -> None:
+        """The user cuts every connection off, those in use as well."""
+        if self.state.phase is Phase.OPEN:
+            self.drain()
+        for slot in list(self.state.slots.values()):
+            if slot.state is CONNECTING:
+                dial = next(work for work in self.pending if work.slot is slot)
+                self.fail(dial)
+                continue
+            self.pending = [work for work in self.pending if work.slot is not slot]
+            self._report(self.state.cut_off(slot))
+        assert self.state.phase is Phase.CLOSED
+
     # Coming to rest ---------------------------------------------------------------------------
 
     def settle(self) -> None:
         """All goes well from here on: everybody must be served, and the floor be reached."""
         state = self.state
-        for _ in range(400):
+        for _ in range(100 + 20 * (len(self.waiting) + len(self.state.slots))):
             floor = min(self.limits.min_size, self.limits.max_size)
             if self.granted:
                 self.pick_up(self.granted[0])
@@ -370,7 +394,8 @@ class World:
         closes = [effect for effect in effects if isinstance(effect, Close)]
         self._check_sizes_after(closes)
         if rearm:
-            self.wakeup = self.state.next_wakeup(self.now)
+            # Until it fires, a timer is only ever moved forward.
+            self.wakeup = min(self.wakeup, self.state.next_wakeup(self.now))
         self.check()
         self.before = self._measure()
 
@@ -401,7 +426,8 @@ class World:
                 self.pending.append(effect)
             case Grant(ticket, slot):
                 self._hand_over(ticket, slot)
-            case Refuse(ticket, why):
+            case Refuse(ticket, why, snapshot):
+                assert snapshot.max_size == self.limits.max_size
                 self._check_refusal(ticket, why)
                 self.waiting.remove(ticket)
                 self.endings[ticket] += 1
@@ -468,7 +494,7 @@ class World:
                     assert self.before.size >= self.limits.max_size, "broken before made"
                     self._note_retirement(slot)
             case reason:
-                assert reason in {"resize", "reset_failed"}
+                assert reason in {"resize", "reset_failed", "released_while_busy"}
 
     def _check_sizes_after(self, closes: list[Close]) -> None:
         state, limits = self.state, self.limits
@@ -536,7 +562,6 @@ class World:
         parts = (snapshot.idle, snapshot.active, snapshot.connecting)
         more = (snapshot.validating, snapshot.resetting, snapshot.closing)
         assert snapshot.total == sum(parts) + sum(more) == len(state.slots)
-        assert snapshot.active == len(self.held) + len(self.granted)
         assert snapshot.waiting == len(self.waiting)
         oldest = self.waiting[0].enqueued_at if self.waiting else self.now
         assert snapshot.oldest_waiter_seconds == self.now - oldest
@@ -551,8 +576,9 @@ class World:
             if slot.state in WORKED_ON
         }
         assert busy == working, "capacity held by a slot nobody works on"
-        owners = Counter(slot.id for slot in self.held)
-        owners.update(ticket.slot.id for ticket in self.granted if ticket.slot)
+        # Owners of connections that were cut off will find out.
+        lent = [*self.held, *(ticket.slot for ticket in self.granted if ticket.slot)]
+        owners = Counter(slot.id for slot in lent if slot.state is not CLOSED)
         assert set(owners.values()) <= {1}, "one connection, two owners"
         in_use = {slot.id for slot in state.slots.values() if slot.state is IN_USE}
         assert owners.keys() == in_use, "a connection in use that nobody has"

@@ -18,7 +18,8 @@ class World:
     """A database and the pools on it; leaving it checks that nothing is left."""
 
     kind: str
-    slow = "SELECT pg_sleep(3600)"
+    slow = "SELECT pg_sleep(1)"
+    """Runs for longer than a test needs; a server goes on with it after the client has gone."""
 
     def __init__(self) -> None:
         self.pools: list[ConnectionPoolManager] = []

@@ -67,14 +67,9 @@ async def test_pool_that_cannot_be_opened_says_why_and_leaves_nothing(
 ) -> None:
     """The masked URL, the cause, what to do; no task, no socket, no session left."""
     attempts, advice = EXPECTED[wrong]
-    url = wrong_url(postgres.url, wrong)
+    url = wrong_url(postgres.url, wrong).replace("postgresql://", f"postgresql+{driver}://")
     password = urlsplit(url).password
-    config = PoolConfig(
-        database_url=url.replace("postgresql://", f"postgresql+{driver}://"),
-        min_size=2,
-        max_size=5,
-        timeout=1.0,
-    )
+    config = PoolConfig(database_url=url, min_size=2, max_size=5, timeout=1.0)
     tasks, sockets = asyncio.all_tasks(), open_sockets()
     pool = ConnectionPoolManager(config)
     with pytest.raises(PoolInitializationError) as caught:

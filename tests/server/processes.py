@@ -1,5 +1,6 @@
 """The server as its users run it: a process of its own."""
 
+import contextlib
 import json
 import os
 import queue
@@ -7,8 +8,10 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import httpx
+import psycopg
 
 _DEADLINE = 60
 
@@ -32,6 +35,7 @@ class ServerProcess:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         self.url = None
+        self.client = httpx.Client(timeout=_DEADLINE)
 
     def _read(self):
         for line in self.process.stderr:
@@ -45,6 +49,7 @@ class ServerProcess:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
+        self.client.close()
         self.process.stdout.close()
         self._reader.join()
         self.process.stderr.close()
@@ -80,7 +85,42 @@ class ServerProcess:
     def sql(self, query, *params, **options):
         """Send one statement; the response as httpx gives it."""
         body = {"query": query, "params": list(params)}
-        return httpx.post(f"{self.url}/sql", json=body, timeout=_DEADLINE, **options)
+        return self.client.post(f"{self.url}/sql", json=body, **options)
 
     def get(self, path, **options):
-        return httpx.get(f"{self.url}{path}", timeout=_DEADLINE, **options)
+        return self.client.get(f"{self.url}{path}", **options)
+
+
+def until(condition):
+    """Ask again and again; the test's own time limit is the end of patience."""
+    while not (result := condition()):
+        time.sleep(0.01)
+    return result
+
+
+@contextlib.contextmanager
+def barrier(url):
+    """A statement that waits until the end of the block: `select … from pg_advisory_lock(77)`."""
+    with psycopg.connect(url, autocommit=True) as conn:
+        conn.execute("select pg_advisory_lock(77)")
+        yield
+
+
+def active(url, text):
+    """How many sessions run a statement that contains this text."""
+    query = (
+        "select count(*) from pg_stat_activity"
+        " where state = 'active' and query like %s and pid <> pg_backend_pid()"
+    )
+    with psycopg.connect(url, autocommit=True) as conn:
+        return conn.execute(query, [f"%{text}%"]).fetchone()[0]
+
+
+def sessions(url):
+    """How many sessions the server holds in this database."""
+    query = (
+        "select count(*) from pg_stat_activity"
+        " where application_name = 'poolkeeper' and datname = current_database()"
+    )
+    with psycopg.connect(url, autocommit=True) as conn:
+        return conn.execute(query).fetchone()[0]

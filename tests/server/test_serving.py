@@ -1,31 +1,13 @@
 """A running server, seen from its clients."""
 
 import socket
-import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import psycopg
 import pytest
 
-from tests.server.processes import ServerProcess
-
-
-def until(condition):
-    """Ask again and again; the test's own time limit is the end of patience."""
-    while not (result := condition()):
-        pass
-    return result
-
-
-def active(url, text):
-    """How many sessions run a statement that contains this text."""
-    query = (
-        "select count(*) from pg_stat_activity"
-        " where state = 'active' and query like %s and pid <> pg_backend_pid()"
-    )
-    with psycopg.connect(url, autocommit=True) as conn:
-        return conn.execute(query, [f"%{text}%"]).fetchone()[0]
+from tests.server.processes import ServerProcess, active, barrier, until
 
 
 def test_a_statement_returns_its_rows(server):
@@ -175,43 +157,41 @@ def test_a_client_that_leaves_takes_its_statement_along(postgres):
 
 def test_a_client_that_leaves_while_waiting_gives_up_its_place(postgres):
     """Its statement is never run."""
-    with ServerProcess(
-        "--port=0", "--max-size=1", "--statement-timeout=0", database_url=postgres.url
-    ) as server:
+    options = ("--port=0", "--max-size=1", "--statement-timeout=0")
+    with ServerProcess(*options, database_url=postgres.url) as server:
         server.start()
         server.sql("create table t (a int)")
         with ThreadPoolExecutor() as others:
-            holder = others.submit(server.sql, "select pg_sleep(1)")
-            until(lambda: active(postgres.url, "pg_sleep(1)"))
-            with pytest.raises(httpx.ReadTimeout):
-                httpx.post(
-                    f"{server.url}/sql", json={"query": "insert into t values (1)"}, timeout=0.2
-                )
+            with barrier(postgres.url):
+                holder = others.submit(server.sql, "select from pg_advisory_lock(77)")
+                until(lambda: active(postgres.url, "pg_advisory_lock(77)"))
+                insert = {"query": "insert into t values (1)"}
+                with pytest.raises(httpx.ReadTimeout):
+                    httpx.post(f"{server.url}/sql", json=insert, timeout=0.2)
+                until(lambda: server.get("/health").json()["database"]["pool"]["waiting"] == 0)
             assert holder.result().status_code == 200
         assert server.sql("select count(*) from t").json()["rows"] == [{"count": "0"}]
 
 
 def test_a_full_pool_answers_503_after_its_timeout(postgres):
     """Not executed, with a code, the state of the pool, and when to come back."""
-    with ServerProcess(
-        "--port=0",
-        "--max-size=1",
-        "--statement-timeout=0",
-        database_url=postgres.url,
-        env={"POOL_TIMEOUT": "0.3"},
-    ) as server:
+    options = ("--port=0", "--max-size=1", "--statement-timeout=0")
+    env = {"POOL_TIMEOUT": "0.3"}
+    with ServerProcess(*options, database_url=postgres.url, env=env) as server:
         server.start()
         with ThreadPoolExecutor() as others:
-            holder = others.submit(server.sql, "select pg_sleep(2)")
-            until(lambda: active(postgres.url, "pg_sleep(2)"))
-            answer = server.sql("select 1")
-            assert server.get("/readyz").status_code == 200
+            with barrier(postgres.url):
+                holder = others.submit(server.sql, "select from pg_advisory_lock(77)")
+                until(lambda: active(postgres.url, "pg_advisory_lock(77)"))
+                answer = server.sql("select 1")
+                ready = server.get("/readyz")
             assert holder.result().status_code == 200
     body = answer.json()
     assert (answer.status_code, body["code"], body["outcome"]) == (503, "53300", "not_executed")
     assert int(answer.headers["retry-after"]) >= 1
     assert "was not executed" in body["message"]
     assert "1 active" in body["message"]
+    assert ready.status_code == 200
 
 
 def test_requests_and_results_have_limits(postgres):
@@ -323,17 +303,16 @@ def test_connections_lost_while_idle_cost_no_request(server):
 
 def test_a_connection_lost_while_a_statement_runs_is_502(server):
     """The outcome is unknown, and the answer says so."""
-    answers = []
-    running = threading.Thread(target=lambda: answers.append(server.sql("select pg_sleep(4)")))
-    running.start()
-    until(lambda: active(server.database_url, "pg_sleep(4)"))
-    with psycopg.connect(server.database_url, autocommit=True) as conn:
-        conn.execute(
-            "select pg_terminate_backend(pid) from pg_stat_activity where query like '%pg_sleep(4)%'"
-            " and pid <> pg_backend_pid()"
-        )
-    running.join()
-    body = answers[0].json()
-    assert (answers[0].status_code, body["code"], body["outcome"]) == (502, "08007", "unknown")
-    assert "retry-after" not in answers[0].headers
+    with ThreadPoolExecutor() as others, barrier(server.database_url):
+        running = others.submit(server.sql, "select 'lost' from pg_advisory_lock(77)")
+        until(lambda: active(server.database_url, "'lost' from"))
+        with psycopg.connect(server.database_url, autocommit=True) as conn:
+            conn.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity"
+                " where query like '%''lost'' from%' and pid <> pg_backend_pid()"
+            )
+        answer = running.result()
+    body = answer.json()
+    assert (answer.status_code, body["code"], body["outcome"]) == (502, "08007", "unknown")
+    assert "retry-after" not in answer.headers
     assert server.sql("select 1").status_code == 200

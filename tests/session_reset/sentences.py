@@ -1,3 +1,4 @@
+# ruff: noqa: E501, SIM905 - SQL reads better unbroken
 """Random SQL that PostgreSQL mostly parses, full of what makes reading it hard.
 
 Every keyword that may name something does so here: columns called ``insert``, functions called
@@ -216,8 +217,12 @@ class Sentences:
         self.fuel -= 1
         if self.fuel < 0:
             return "select 1"
-        target = lambda: self.expression() + self.one("", "", lambda: f" as {self.name()}",  # noqa: E731
-                                                      lambda: f" {self.name()}")  # fmt: skip
+
+        def target() -> str:
+            return self.expression() + self.one(
+                "", "", lambda: f" as {self.name()}", lambda: f" {self.name()}"
+            )
+
         return (
             self.maybe(self.with_list, 0.2)
             + self.one(
@@ -296,9 +301,12 @@ class Sentences:
         )
 
     def schema_change(self) -> str:
-        column = lambda: (
-            f"{self.name()} {self.random.choice(TYPES)} {self.one('', f'default {self.expression()}', 'primary key', f'check ({self.expression()})', f'references {self.relation()} (a)')}"
-        )  # noqa: E731, E501
+        def column() -> str:
+            constraint = self.one("", "primary key", lambda: f"default {self.expression()}",
+                                  lambda: f"check ({self.expression()})",
+                                  lambda: f"references {self.relation()} (a)")  # fmt: skip
+            return f"{self.name()} {self.random.choice(TYPES)} {constraint}"
+
         return self.one(
             lambda: (
                 f"create {self.one('', '', 'temp ', 'unlogged ', 'local temporary ')}table {self.maybe('if not exists ')}{self.relation()} ({self.many(column)})"

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - SQL reads better unbroken
 """Statements as people and tools write them: CLEAN must not cost a cleaning, DIRTY must."""
 
 from __future__ import annotations

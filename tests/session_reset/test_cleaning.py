@@ -43,7 +43,8 @@ RESIDUE = {
     ),
     "transaction default": (
         ["SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL SERIALIZABLE, READ ONLY"],
-        "SELECT current_setting('transaction_isolation') || current_setting('transaction_read_only')",
+        "SELECT current_setting('transaction_isolation') "
+        "|| current_setting('transaction_read_only')",
     ),
     "temporary table": (
         ["CREATE TEMP TABLE leftover (a int)"],
@@ -75,8 +76,7 @@ RESIDUE = {
     ),
     "sequence position": (
         ["CREATE SEQUENCE leftover CACHE 10", "SELECT nextval('leftover'), setval('leftover', 5)"],
-        "DO $$BEGIN PERFORM lastval(); RAISE 'left over'; "
-        "EXCEPTION WHEN object_not_in_prerequisite_state THEN END$$",
+        "SELECT lastval()",
     ),
     "prepared statement": (
         ["PREPARE leftover AS SELECT 1", 'PREPARE "Left ""over" AS SELECT 2'],
@@ -89,37 +89,35 @@ RESIDUE = {
 }
 
 
+async def answer(connection, observe):
+    """The value a query yields, or the SQLSTATE it ends with."""
+    try:
+        return await connection.fetchval(observe)
+    except asyncpg.PostgresError as error:
+        return error.sqlstate
+
+
 @pytest.mark.parametrize("residue", RESIDUE)
 async def test_nothing_of_the_last_borrower_is_left(postgres, residue):
     """What a fresh session answers before the borrower, it answers after the cleaning."""
     leave, observe = RESIDUE[residue]
     role = postgres.name + "_role"
     async with connected(postgres.url) as admin, connected(postgres.url) as connection:
-        fresh = (
-            await connection.execute(observe),
-            (None if observe.startswith("DO") else await connection.fetchval(observe)),
-        )
+        fresh = await answer(connection, observe)
         try:
-            may_prepare = False
-            dirty = False
-            for sql in leave:
-                sql = sql.format(role=role)
+            verdicts = []
+            for sql in (text.format(role=role) for text in leave):
                 await (admin if sql.startswith("CREATE ROLE") else connection).execute(sql)
-                verdict = classify(sql)
-                dirty = dirty or not verdict.clean
-                may_prepare = may_prepare or verdict.may_prepare
-            if residue != "sequence position":
-                assert dirty
-                assert await connection.fetchval(observe) != fresh[1]
+                verdicts.append(classify(sql))
+            assert await answer(connection, observe) != fresh
+            # sequences are cleaned, but no text shows that one was used
+            assert residue == "sequence position" or not all(v.clean for v in verdicts)
+            may_prepare = any(v.may_prepare for v in verdicts)
             await connection.execute(cleaning_sql(may_prepare=may_prepare))
-            after = (
-                await connection.execute(observe),
-                (None if observe.startswith("DO") else await connection.fetchval(observe)),
-            )
+            assert await answer(connection, observe) == fresh
         finally:
             await connection.execute("SET SESSION AUTHORIZATION DEFAULT")
             await admin.execute(f"DROP ROLE IF EXISTS {role}")
-    assert after == fresh
 
 
 async def test_asyncpg_statements_survive_cleaning(postgres):
@@ -234,7 +232,7 @@ async def test_released_advisory_lock_is_free_for_others_at_once(postgres):
 async def test_cleaning_works_on_a_hot_standby(crashable_postgres):
     """Nothing in the message writes, and UNLISTEN is allowed during recovery."""
     crashable_postgres.stop()
-    (crashable_postgres.data_dir / "standby.signal").touch()
+    (crashable_postgres.data_dir / "pgdata" / "standby.signal").touch()
     crashable_postgres.start()
     async with connected(crashable_postgres.url) as connection:
         assert await connection.fetchval("SELECT pg_is_in_recovery()")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from poolkeeper.core.slots import Slot
     from poolkeeper.core.waiters import Ticket
+    from poolkeeper.snapshot import PoolSnapshot
 
 
 class Refusal(Enum):
@@ -65,10 +66,14 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """``ticket`` ends without a connection; tell its owner why."""
+    """``ticket`` ends without a connection; tell its owner why.
+
+    ``snapshot`` is what that was decided on: whoever waited still waits in it.
+    """
 
     ticket: Ticket
     why: Refusal
+    snapshot: PoolSnapshot
 
 
 @dataclass(frozen=True, slots=True)

@@ -151,7 +151,7 @@ class PoolState:
         why = self._turn_away(now, deadline)
         if why is not None:
             ticket.state = TicketState.DONE
-            return ticket, [Refuse(ticket, why)]
+            return ticket, [Refuse(ticket, why, self.snapshot(now))]
         self.waiters.add(ticket)
         return ticket, self._progress(now)
 
@@ -198,13 +198,20 @@ class PoolState:
             self.waiters.remove(ticket)
         elif ticket.state is TicketState.GRANTED:
             slot = self.accept(ticket)
+            if slot.state is CLOSED:
+                return []  # cut off meanwhile
             # Never picked up, so never used: it counts neither as a use nor as a sign of life.
             slot.uses -= 1
             return self._return(slot, now)
         return []
 
     def release(self, slot: Slot, now: float, *, dirty: bool = False) -> list[Effect]:
-        """A borrower gives its connection back; ``dirty`` asks for a cleaned session first."""
+        """A borrower gives its connection back; ``dirty`` asks for a cleaned session first.
+
+        One that was cut off meanwhile has nothing left to give back.
+        """
+        if slot.state is CLOSED:
+            return []
         if slot.state is not IN_USE:
             msg = f"slot {slot.id} was released in state {slot.state.name}"
             raise InvariantViolated(msg)
@@ -514,6 +521,7 @@ class PoolState:
         """Do what is due: refuse those whose time is up, dial if the backoff is over."""
         effects: list[Effect] = []
         hopeless = self.down_since is not None and now >= self.patience_until()
+        snapshot: PoolSnapshot | None = None
         for ticket in list(self.waiters):
             if hopeless:
                 why = Refusal.UNAVAILABLE
@@ -521,7 +529,9 @@ class PoolState:
                 why = Refusal.VALIDATION if ticket.saw_broken else Refusal.TIMEOUT
             else:
                 continue
-            effects.append(self._refuse(ticket, why))
+            # One for all, taken while they still wait: the error counts its own request.
+            snapshot = snapshot or self.snapshot(now)
+            effects.append(self._refuse(ticket, why, snapshot))
         return effects + self._progress(now)
 
     def next_wakeup(self, now: float) -> float:
@@ -533,10 +543,10 @@ class PoolState:
             due = min(due, self.next_attempt_at)
         return due
 
-    def _refuse(self, ticket: Ticket, why: Refusal) -> Refuse:
+    def _refuse(self, ticket: Ticket, why: Refusal, snapshot: PoolSnapshot) -> Refuse:
         self.waiters.remove(ticket)
         ticket.state = TicketState.DONE
-        return Refuse(ticket, why)
+        return Refuse(ticket, why, snapshot)
 
     # Upkeep -----------------------------------------------------------------------------------
 
@@ -653,10 +663,10 @@ class PoolState:
 
     def drain(self, now: float) -> list[Effect]:
         """Refuse everybody in the queue, close what is idle, take nothing new."""
-        del now
         self.phase = advance(self.phase, Phase.DRAINING)
+        snapshot = self.snapshot(now)
         effects: list[Effect] = [
-            self._refuse(ticket, Refusal.CLOSED) for ticket in list(self.waiters)
+            self._refuse(ticket, Refusal.CLOSED, snapshot) for ticket in list(self.waiters)
         ]
         for slot in list(self.idle):
             self.idle.remove(slot)

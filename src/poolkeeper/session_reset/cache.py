@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from poolkeeper.session_reset.classifier import Verdict, classify
+from poolkeeper.session_reset.classifier import MAX_CHARACTERS, Verdict, classify
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -41,7 +41,7 @@ class StatementClassifier:
     Not for use by several threads at once.
     """
 
-    __slots__ = ("_also_harmless", "_clean", "_dirty", "_max_cached_length", "clean")
+    __slots__ = ("_also_harmless", "_clean", "_dirty", "clean")
 
     def __init__(
         self,
@@ -49,7 +49,6 @@ class StatementClassifier:
         also_harmless: Iterable[str] = (),
         max_entries: int = 10_000,
         max_characters: int = 4_000_000,
-        max_cached_length: int = 20_000,
     ) -> None:
         """Create an empty classifier.
 
@@ -57,20 +56,18 @@ class StatementClassifier:
             also_harmless: Names of the user's own functions to trust, as the catalog spells them.
             max_entries: Texts remembered per verdict, clean and dirty each.
             max_characters: Sum of their lengths, clean and dirty each.
-            max_cached_length: Longer texts are judged every time and not remembered.
         """
         self._clean = _Texts(max_entries, max_characters)
         self.clean: Mapping[str, Verdict] = self._clean
         self._dirty = _Texts(max_entries, max_characters)
         self._also_harmless = frozenset(also_harmless)
-        self._max_cached_length = max_cached_length
 
     def verdict(self, sql: str) -> Verdict:
-        """Judge ``sql``, from memory where possible. Never raises."""
+        """Judge ``sql``, from memory where possible."""
         known = self.clean.get(sql) or self._dirty.get(sql)
         if known is not None:
             return known
         verdict = classify(sql, also_harmless=self._also_harmless)
-        if len(sql) <= self._max_cached_length:
+        if len(sql) <= MAX_CHARACTERS:
             (self._clean if verdict.clean else self._dirty).remember(sql, verdict)
         return verdict
