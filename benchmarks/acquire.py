@@ -11,18 +11,20 @@ import pstats
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter, process_time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.common import contenders as pools
 from benchmarks.common.machine import describe, sentence
 from benchmarks.common.measuring import Cell, Figure, run_tasks, without_collections
 from benchmarks.common.report import Goal, figure, number, table
 from poolkeeper.embedded import EmbeddedPostgres
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterator, Sequence
 
 CONTENDERS: tuple[type[pools.Contender], ...] = (
     pools.RawAsyncpg,
@@ -33,7 +35,6 @@ CONTENDERS: tuple[type[pools.Contender], ...] = (
     pools.PsycopgPool,
     pools.SQLAlchemyEngine,
 )
-# Without a neighbour from another group in between: pairs are compared, so they run in a row.
 IDLE: tuple[type[pools.Contender], ...] = (
     pools.Poolkeeper,
     pools.AsyncpgPool,
@@ -133,9 +134,7 @@ async def _cell(contender: pools.Contender, tasks: int, operations: int) -> Cell
     return await run_tasks(contender.operation, tasks=working, operations=operations)
 
 
-def _rounds(
-    kinds: Sequence[type[pools.Contender]], rounds: int
-) -> Iterator[type[pools.Contender]]:
+def _rounds(kinds: Sequence[type[pools.Contender]], rounds: int) -> Iterator[type[pools.Contender]]:
     """A B C A B C …: a minute in which the machine was busy elsewhere hits everybody alike."""
     for _ in range(rounds):
         yield from kinds
@@ -172,8 +171,10 @@ def report(results: Results) -> str:
         parts += [
             f"## {tasks} {plural} on {pools.SIZE} connections: `{pools.QUERY}`",
             table(
-                ["medians", "op/s (min – max)", "÷ raw", "CPU µs/op"]
-                + ["p50 ms", "p99 ms", "p99÷p50", "longest ms", "wait p50 ms", "wait p99 ms"],
+                [
+                    *("medians", "op/s (min – max)", "÷ raw", "CPU µs/op", "p50 ms", "p99 ms"),
+                    *("p99÷p50", "longest ms", "wait p50 ms", "wait p99 ms"),
+                ],
                 [_row(results, tasks, name) for name in cells],
             ),
         ]

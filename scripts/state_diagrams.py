@@ -49,7 +49,9 @@ def phase_diagram() -> str:
     """A pool's life as mermaid."""
     lines = ["stateDiagram-v2", f"    [*] --> {Phase.NEW.value}"]
     for phase in Phase:
-        lines += [f"    {phase.value} --> {target.value}" for target in Phase if target in NEXT[phase]]
+        lines += [
+            f"    {phase.value} --> {target.value}" for target in Phase if target in NEXT[phase]
+        ]
     lines += [f"    {phase.value} --> [*]" for phase in Phase if not NEXT[phase]]
     return "\n".join(lines)
 
@@ -59,9 +61,7 @@ def with_diagrams(page: str) -> str:
     for name, diagram in (("slot-states", slot_diagram()), ("pool-phases", phase_diagram())):
         before, _, rest = page.partition(f"<!-- {name} -->")
         _, _, after = rest.partition(f"<!-- /{name} -->")
-        page = (
-            f"{before}<!-- {name} -->\n```mermaid\n{diagram}\n```\n<!-- /{name} -->{after}"
-        )
+        page = f"{before}<!-- {name} -->\n```mermaid\n{diagram}\n```\n<!-- /{name} -->{after}"
     return page
 
 

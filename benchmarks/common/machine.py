@@ -43,7 +43,7 @@ def sentence(machine: dict[str, Any]) -> str:
 
 def _cpu() -> str:
     try:
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.M)
+        found = re.search(r"(?m)^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text())
     except OSError:
         found = None
     return found[1] if found else platform.processor() or platform.machine()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from benchmarks.common.measuring import Figure
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from benchmarks.common.measuring import Figure
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -47,6 +47,9 @@ async def bounded(
         raise
     if not task.done():
         _abandon(task, give_up, too_late)
+        # The error is kept as the reason of later ones; its traceback must not keep with it what
+        # the task has open, such as the socket of an unfinished login.
+        del task, work
         msg = f"no answer within {seconds:.3g} s"
         raise TimeoutError(msg)
     if task.cancelled():

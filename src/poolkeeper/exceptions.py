@@ -110,11 +110,15 @@ class PoolDeadlockError(PoolTimeoutError):
 
 
 class ConnectionValidationError(PoolTimeoutError):
-    """A connection proved broken and no replacement could be had in time."""
+    """A connection proved broken and no replacement could be had in time. Nothing was sent."""
 
 
 class DatabaseUnavailableError(ConnectionPoolError):
     """The database has been unreachable for longer than waiters are held. Nothing was sent.
+
+    Also raised, at once, when it refuses this client (password, role, database) and when the next
+    connection attempt comes after the deadline of the request. The pool goes on trying in each
+    case. The cause is the latest failure to reach the database.
 
     Attributes:
         outage_seconds: Age of the outage.
@@ -137,12 +141,16 @@ class DatabaseUnavailableError(ConnectionPoolError):
 
 
 class PoolClosedError(ConnectionPoolError):
-    """The pool is closed, closing, or was never opened; the request did not run."""
+    """The pool is closed, closing, or was never opened; the request did not run.
+
+    Requests that wait when the pool begins to close get it at once.
+    """
 
 
 class PoolUsageError(ConnectionPoolError, RuntimeError):
     """The pool was used from another event loop, thread or process than its own,
-    or a connection was used after its release."""
+    a connection was released to a pool it is not from, or used after its release. Nothing was
+    sent."""
 
 
 class InvariantViolated(AssertionError):

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 class AcquireContext:
     """A request for one connection; nothing happens before it is awaited or entered.
 
+    Entered, it yields the connection and releases it at the end of the block, whatever ends it;
+    awaited, it yields the connection and releasing is the caller's. What it raises is listed at
+    ``ConnectionPoolManager.acquire``.
+
     Cancelling it while it waits leaves no trace: its place in the queue is given up, and a
     connection already granted goes to the next in line.
     """

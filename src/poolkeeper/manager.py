@@ -35,7 +35,7 @@ from poolkeeper.observability.statistics import PoolCounters, PoolStatistics
 from poolkeeper.opening import first_session
 from poolkeeper.pool import Pool
 from poolkeeper.session_policy import ResetPolicy
-from poolkeeper.urls import mask_url, redact
+from poolkeeper.urls import mask_url, redact, split_url
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator, Iterable
@@ -357,8 +357,12 @@ class ConnectionPoolManager:
 
         Follow it by ``expire_connections()`` to replace the present ones.
         """
+        url = None if dsn is None else split_url(dsn)[1]
         self._connect_args = (dsn, connect_kwargs)
-        self._pool.driver.set_connect_args(dsn, **connect_kwargs)
+        self._pool.database = mask_url(dsn) if dsn else default_name(dsn, connect_kwargs)
+        if self._config.command_timeout is not None:
+            connect_kwargs = {"command_timeout": self._config.command_timeout, **connect_kwargs}
+        self._pool.driver.set_connect_args(url, **connect_kwargs)
 
     # Borrowing --------------------------------------------------------------------------------
 

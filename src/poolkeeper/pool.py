@@ -113,6 +113,10 @@ class Pool:
         self._thread = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._connecting: dict[Slot, asyncio.Task[None]] = {}
+        # Dials begun and not ended: a task in ``_connecting`` may not have run yet.
+        self._dialling = 0
+        # Dials of the present outage, or of the last one.
+        self._attempts = 0
         self._timer: asyncio.TimerHandle | None = None
         self._timer_when = inf
         self._emptied: asyncio.Future[None] | None = None
@@ -359,8 +363,8 @@ class Pool:
                     self._close(slot, reason, abort=abort)
                 case OutageBegan():
                     self._outage_began(effect)
-                case OutageEnded(duration, attempts):
-                    self._outage_ended(duration, attempts)
+                case OutageEnded(duration):
+                    self._outage_ended(duration)
         if self.state.phase is Phase.CLOSED and self._emptied is not None:
             if not self._emptied.done():
                 self._emptied.set_result(None)
@@ -377,6 +381,7 @@ class Pool:
     async def _connect(self, slot: Slot) -> None:
         state = self.state
         started = monotonic()
+        self._dialling += 1
         if state.down_since is not None:
             failed_at = state.last_failure_at if state.attempts else None
             self._report_attempt(0.0 if failed_at is None else started - failed_at)
@@ -386,13 +391,18 @@ class Pool:
                 self._connect_timeout + CONNECT_GRACE_SECONDS,
                 too_late=lambda session: session.abort(),
             )
+        except asyncio.CancelledError:
+            self._dialling -= 1
+            raise
         except Exception as error:  # noqa: BLE001 - whatever it is, it is this attempt's result
+            self._dialling -= 1
             self._connecting.pop(slot, None)
             self.note_failure(error)
             self.counters.total_connect_failures += 1
             now = monotonic()
             self._carry_out(state.connect_failed(slot, self.driver.failure(error), now))
         else:
+            self._dialling -= 1
             self._connecting.pop(slot, None)
             self.adopt(slot, session, started)
         if state.usable() >= state.limits.min_size or state.last_failure is not None:
@@ -424,6 +434,11 @@ class Pool:
         started = monotonic()
         try:
             await bounded(session.probe(), seconds, give_up=session.abort)
+        except asyncio.CancelledError:
+            if slot.state is not CLOSED:
+                # The keeper was stopped in mid-probe; the answer would have no reader.
+                self._carry_out(self.state.discard(slot, "probe_given_up"))
+            raise
         except Exception as error:  # noqa: BLE001 - the answer to "does it work?" is no
             self.note_failure(error)
             self._carry_out(self.state.validation_failed(slot, monotonic()))
@@ -492,28 +507,29 @@ class Pool:
                 connections_lost=outage.connections_lost,
             )
         )
-        if self._connecting:
-            # A dial begun for another reason is the first attempt to reconnect.
+        self._attempts = 0
+        for _ in range(self._dialling):
+            # A dial begun for another reason is an attempt to reconnect now.
             self._report_attempt(0.0)
         self.rearm()
 
     def _report_attempt(self, delay: float) -> None:
+        self._attempts += 1
         self._emit(
             ReconnectAttempt(
                 pool=self.name,
-                attempt=self.state.attempts + 1,
+                attempt=self._attempts,
                 delay_seconds=delay,
                 error=self.counters.last_error,
             )
         )
 
-    def _outage_ended(self, duration: float, attempts: int) -> None:
+    def _outage_ended(self, duration: float) -> None:
         self.counters.outage_seconds += duration
         self.last_error = None
         self.counters.last_error = None
         self._emit(
-            # The successful one counts, too.
-            DatabaseReconnected(pool=self.name, outage_seconds=duration, attempts=attempts + 1)
+            DatabaseReconnected(pool=self.name, outage_seconds=duration, attempts=self._attempts)
         )
 
     def _turn_away(self, ticket: Ticket, why: Refusal, snapshot: PoolSnapshot) -> None:

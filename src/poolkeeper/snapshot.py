@@ -10,6 +10,19 @@ class PoolSnapshot:
     """Where every connection of a pool is, and who waits, at one instant.
 
     The numbers add up: ``total`` is the sum of the six states that follow it.
+
+    Attributes:
+        total: All connections; never more than ``max_size``, except just after a ``resize``.
+        idle: Open, nobody uses them.
+        active: Borrowed.
+        connecting: Being opened.
+        validating: Answering a probe.
+        resetting: Being cleaned after a use.
+        closing: Saying goodbye.
+        waiting: Requests in the queue.
+        oldest_waiter_seconds: How long the first in the queue has waited; 0 without one.
+        min_size: The floor.
+        max_size: The ceiling.
     """
 
     total: int

@@ -10,7 +10,14 @@ from poolkeeper import ConnectionPoolManager, PoolConfig
 from poolkeeper.testing.embedded import FaultyPostgres
 from poolkeeper.testing.plugin import TemporaryDatabase
 from tests.acceptance.fifty_clients import FiftyClients, busy_pool, check_capacity
-from tests.seed.witness import Witness, check_outage_log, health_watched, json_log, until_healthy
+from tests.seed.witness import (
+    Witness,
+    check_outage_log,
+    health_watched,
+    json_log,
+    measured,
+    until_healthy,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -35,7 +42,7 @@ async def stop_immediate(server: FaultyPostgres) -> None:
 @pytest.mark.asyncio
 @pytest.mark.parametrize("fault", [kill, stop_fast, stop_immediate])
 async def test_fifty_clients_survive_the_end_of_their_database(
-    crashable_postgres: FaultyPostgres, tmp_path: Path, record_property, fault: Fault
+    crashable_postgres: FaultyPostgres, tmp_path: Path, fault: Fault
 ) -> None:
     """Every call comes back in its time, every acknowledged row is there, all heals by itself."""
     server = crashable_postgres
@@ -70,19 +77,21 @@ async def test_fifty_clients_survive_the_end_of_their_database(
             await check_capacity(pool, server)
             assert len(witness.named("database_connection_lost")) == 1
     outage = check_outage_log(log())
-    record_property("noticed_ms", round(1000 * (noticed - struck), 1))
-    record_property("outage_seconds", round(outage["outage_seconds"], 3))
-    record_property("attempts", outage["attempts"])
-    record_property("first_success_ms", round(1000 * (min(successes) - accepts), 1))
-    record_property("reconnected_ms", round(1000 * (back - accepts), 1))
-    record_property("healthy_seconds", round(healthy - accepts, 3))
-    record_property("calls", len(clients.calls))
-    record_property("errors", dict(clients.errors))
+    measured(
+        noticed_ms=round(1000 * (noticed - struck), 1),
+        outage_seconds=round(outage["outage_seconds"], 3),
+        attempts=outage["attempts"],
+        first_success_ms=round(1000 * (min(successes) - accepts), 1),
+        reconnected_ms=round(1000 * (back - accepts), 1),
+        healthy_seconds=round(healthy - accepts, 3),
+        calls=len(clients.calls),
+        errors=dict(clients.errors),
+    )
 
 
 @pytest.mark.asyncio
 async def test_fifty_clients_survive_the_end_of_all_their_sessions(
-    crashable_postgres: FaultyPostgres, record_property
+    crashable_postgres: FaultyPostgres,
 ) -> None:
     """The server stays and ends every session, five times: only calls in flight can fail."""
     server = crashable_postgres
@@ -100,13 +109,15 @@ async def test_fifty_clients_survive_the_end_of_all_their_sessions(
         clients.check_bounds()
         await clients.check_rows()
         await check_capacity(pool, server)
-    record_property("sessions_ended", told)
-    record_property("errors", dict(clients.errors))
+    measured(
+        sessions_ended=told,
+        errors=dict(clients.errors),
+    )
 
 
 @pytest.mark.asyncio
 async def test_idle_pool_notices_a_frozen_database_within_five_seconds_and_recovers(
-    crashable_postgres: FaultyPostgres, record_property
+    crashable_postgres: FaultyPostgres,
 ) -> None:
     """No socket closes and nobody asks: the pool says ``unhealthy`` by itself, then recovers."""
     server = crashable_postgres
@@ -133,15 +144,15 @@ async def test_idle_pool_notices_a_frozen_database_within_five_seconds_and_recov
         (lost,) = witness.named("database_connection_lost")
         assert 0 < lost.detection_time_seconds < 5
         assert await pool.fetchval("SELECT 1") == 1
-    record_property("noticed_seconds", round(noticed - struck, 3))
-    record_property("reconnected_ms", round(1000 * (back - thawed), 1))
-    record_property("healthy_seconds", round(healthy - thawed, 3))
+    measured(
+        noticed_seconds=round(noticed - struck, 3),
+        reconnected_ms=round(1000 * (back - thawed), 1),
+        healthy_seconds=round(healthy - thawed, 3),
+    )
 
 
 @pytest.mark.asyncio
-async def test_fifty_clients_survive_a_freeze(
-    crashable_postgres: FaultyPostgres, record_property
-) -> None:
+async def test_fifty_clients_survive_a_freeze(crashable_postgres: FaultyPostgres) -> None:
     """Six seconds of silence in the middle of their statements: all calls come back, rows agree."""
     server = crashable_postgres
     time = asyncio.get_running_loop().time
@@ -162,12 +173,14 @@ async def test_fifty_clients_survive_a_freeze(
         await clients.check_rows()
         await check_capacity(pool, server)
         lost = witness.named("database_connection_lost")
-    record_property("lost_events", len(lost))
-    record_property("first_success_ms", round(1000 * (min(successes) - thawed), 1))
-    record_property("healthy_seconds", round(healthy - thawed, 3))
-    record_property("longest_call", round(max(c.ended - c.started for c in clients.calls), 3))
-    record_property("frozen_seconds", round(thawed - frozen, 3))
-    record_property("errors", dict(clients.errors))
+    measured(
+        lost_events=len(lost),
+        first_success_ms=round(1000 * (min(successes) - thawed), 1),
+        healthy_seconds=round(healthy - thawed, 3),
+        longest_call=round(max(c.ended - c.started for c in clients.calls), 3),
+        frozen_seconds=round(thawed - frozen, 3),
+        errors=dict(clients.errors),
+    )
 
 
 @pytest.mark.asyncio
@@ -191,9 +204,10 @@ async def test_outage_of_one_database_leaves_the_pool_of_another_untouched(
             await others.stop()
         assert others.errors == {}
         assert {report.database.status for _, report in health.reports} == {"connected"}
-        assert quiet.named(
-            "database_connection_lost", "reconnect_attempt", "connection_recycled"
-        ) == []
+        assert (
+            quiet.named("database_connection_lost", "reconnect_attempt", "connection_recycled")
+            == []
+        )
         for clients in (victims, others):
             clients.check_bounds()
             await clients.check_rows()

@@ -8,7 +8,7 @@ import pytest
 
 from poolkeeper import ConnectionPoolManager, PoolConfig
 from poolkeeper.testing.embedded import FaultyPostgres
-from tests.seed.witness import Witness
+from tests.seed.witness import Witness, measured
 
 pytestmark = pytest.mark.slow
 
@@ -45,6 +45,12 @@ class FakeListener:
             writer.transport.abort()
 
 
+async def ask(pool: ConnectionPoolManager) -> None:
+    """One caller that waits for as long as it takes."""
+    async with pool.acquire() as connection:
+        await connection.execute("SELECT 1")
+
+
 @asynccontextmanager
 async def in_place_of(server: FaultyPostgres, *, silent: bool) -> AsyncIterator[FakeListener]:
     """Occupy the address of a stopped server."""
@@ -61,7 +67,7 @@ async def in_place_of(server: FaultyPostgres, *, silent: bool) -> AsyncIterator[
 @pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
 @pytest.mark.parametrize("silent", [False, True], ids=["hangs_up", "silent"])
 async def test_one_login_at_a_time_while_fifty_wait(
-    crashable_postgres: FaultyPostgres, record_property, driver, silent
+    crashable_postgres: FaultyPostgres, driver, silent
 ) -> None:
     """Five seconds of a door that opens on nothing: a handful of logins, then all are served."""
     server = crashable_postgres
@@ -76,30 +82,23 @@ async def test_one_login_at_a_time_while_fifty_wait(
     async with ConnectionPoolManager(config) as pool:
         witness = Witness(pool)
         await asyncio.to_thread(server.crash)
-        async with in_place_of(server, silent=silent) as listener:
-
-            async def ask() -> None:
-                async with pool.acquire() as connection:
-                    await connection.execute("SELECT 1")
-
-            asking = [asyncio.create_task(ask()) for _ in range(WAITERS)]
-            # how often somebody dials in a time is the question, so here time passes
-            await asyncio.sleep(5)
-            assert not any(task.done() for task in asking)
-            assert pool.get_statistics().waiting_requests == WAITERS
-            assert pool.get_statistics().connecting_connections <= 1
-            attempts = len(witness.named("reconnect_attempt"))
-            assert 1 <= listener.logins <= attempts
-            assert listener.most_logins_at_once == 1
-            # the expectation is a dozen; each waiter dialling once would be fifty
-            assert attempts < WAITERS * 4 / 5
-            # bare TCP connections, at most one each 50 ms
-            assert listener.knocks <= 5 / 0.05 + 1
-        await asyncio.to_thread(server.start)
-        await asyncio.gather(*asking)
+        async with asyncio.TaskGroup() as asking:
+            async with in_place_of(server, silent=silent) as listener:
+                tasks = [asking.create_task(ask(pool)) for _ in range(WAITERS)]
+                # how often somebody dials in a time is the question, so here time passes
+                await asyncio.sleep(5)
+                assert not any(task.done() for task in tasks)
+                assert pool.get_statistics().waiting_requests == WAITERS
+                assert pool.get_statistics().connecting_connections <= 1
+                attempts = len(witness.named("reconnect_attempt"))
+                measured(logins=listener.logins, knocks=listener.knocks, attempts=attempts)
+                assert 1 <= listener.logins <= attempts
+                assert listener.most_logins_at_once == 1
+                # the expectation is a dozen; each waiter dialling once would be fifty
+                assert attempts < WAITERS * 4 / 5
+                # bare TCP connections, at most one each 50 ms
+                assert listener.knocks <= 5 / 0.05 + 1
+            await asyncio.to_thread(server.start)
         statistics = pool.get_statistics()
         assert statistics.total_connects <= 5 + 10
         assert statistics.total_outages == 1
-    record_property("logins", listener.logins)
-    record_property("knocks", listener.knocks)
-    record_property("attempts", attempts)

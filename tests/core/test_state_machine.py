@@ -9,7 +9,7 @@ from tests.core.machine import PoolMachine
 
 TestPoolState = PoolMachine.TestCase
 TestPoolState.settings = settings(
-    max_examples=300,
+    max_examples=200,
     stateful_step_count=50,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

@@ -217,7 +217,7 @@ class World:
         was_down = state.down_since is not None
         if isinstance(work, Connect):
             self.last_used[slot.id] = now
-            self.window *= 2
+            self.window += 1
             self.no_dial_before = -inf
             self.last_failure = None
             if slot.replaces is not None:
@@ -249,7 +249,8 @@ class World:
             self.no_dial_before = inf
             self._report(state.connect_failed(slot, failure, now))
             self.no_dial_before = state.next_attempt_at
-            assert slot.state is CLOSED and slot.id not in state.slots, "a failed connect kept room"
+            assert slot.state is CLOSED
+            assert slot.id not in state.slots, "a failed connect kept its room"
             self._check_dial_scheduled()
         elif isinstance(work, Validate):
             self.window = 1

@@ -26,6 +26,9 @@ class MemorySubject(DriverSubject):
     async def terminate(self, session) -> None:
         self.database.drop(session)
 
+    async def running(self, session) -> None:
+        await self.database.gates["sleep"].reached()
+
 
 class ServerSubject(DriverSubject):
     """A driver on a real server, watched through a connection of its own."""
@@ -107,12 +110,14 @@ async def subject(request):
     if request.param == "memory":
         made = MemorySubject()
         yield made
+        made.abort_all()
         made.database.open_gates()
     else:
         url = request.getfixturevalue("postgres").url
         admin = await asyncpg.connect(url)
         made = SUBJECTS[request.param](url, admin)
         yield made
+        made.abort_all()
         await made.end_all()
         await admin.close()
     await eventually(lambda: not asyncio.all_tasks() - before - {asyncio.current_task()})
@@ -124,5 +129,6 @@ async def server_subject(request, postgres):
     admin = await asyncpg.connect(postgres.url)
     made = SUBJECTS[request.param](postgres.url, admin)
     yield made
+    made.abort_all()
     await made.end_all()
     await admin.close()

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 HERE = Path(__file__).parent
 PROJECT = HERE.parents[1]
@@ -43,7 +43,7 @@ def test_users_file_is_collected_and_fails_only_by_its_own_defects(tmp_path: Pat
     assert run.returncode == 1, run.stdout + run.stderr
     failures = {
         str(case.get("name")): None if failure is None else str(failure.get("message"))
-        for case in ElementTree.parse(report).iter("testcase")
+        for case in ET.parse(report).iter("testcase")
         for failure in [case.find("failure")]
     }
     assert {name for name, message in failures.items() if message is None} == SOUND

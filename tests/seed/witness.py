@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -131,3 +132,8 @@ def check_outage_log(records: list[dict[str, Any]]) -> dict[str, Any]:
     assert back["attempts"] == len(attempts)
     assert back["outage_seconds"] > 0
     return back
+
+
+def measured(**facts: object) -> None:
+    """Tell a person who looks (``pytest -rP``) what the machine did; nothing depends on it."""
+    sys.stdout.write("measured: " + ", ".join(f"{k}={v}" for k, v in facts.items()) + "\n")

@@ -26,7 +26,7 @@ def test_neons_client_gets_text_in_arrays(server):
     """With the headers and the content type it always sends."""
     answer = httpx.post(
         f"{server.url}/sql",
-        content='{"query":"select $1::timestamptz, $2::int[], null","params":["2020-01-01","{1,2}"]}',
+        content='{"query":"select $1::timestamptz,$2::int[],null","params":["2020-01-01","{1,2}"]}',
         headers={
             "Content-Type": "text/plain;charset=UTF-8",
             "Neon-Connection-String": "postgresql://user:pw@db.example.com/db?sslmode=require",

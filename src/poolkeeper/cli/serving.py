@@ -7,7 +7,6 @@ import contextlib
 import importlib
 import logging
 import os
-import sys
 from typing import TYPE_CHECKING, Any
 
 from psycopg.conninfo import conninfo_to_dict
@@ -28,6 +27,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from poolkeeper.server.settings import ServerSettings
+
+
+_log = logging.getLogger("poolkeeper.server")
 
 
 def run(
@@ -145,7 +147,7 @@ def _open_door(host: str) -> CommandError:
 
 @contextlib.contextmanager
 def _embedded(data_dir: Path) -> Iterator[EmbeddedPostgres]:
-    print(f"Starting the embedded PostgreSQL in {data_dir}", file=sys.stderr)
+    _log.info("embedded_postgres_starting", extra={"data_dir": str(data_dir)})
     with EmbeddedPostgres(data_dir) as postgres:
         yield postgres
 

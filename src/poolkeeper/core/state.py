@@ -81,9 +81,9 @@ class PoolState:
         self._lost_since_alive = 0
         self._rng = rng
         self._backoff = Backoff(limits.reconnect_initial_delay, limits.reconnect_max_delay, rng)
-        # Slow start: how many connections may be opened at the same time. Doubles with each
-        # success and falls to one at the first failure, so a database that comes back never
-        # meets a herd.
+        # Slow start: how many connections may be opened at the same time. Grows by one with each
+        # success, so doubles with each round of dials, and falls to one at the first failure: a
+        # database that comes back never meets a herd.
         self._window = 1
         self._last_slot_id = 0
         self._last_retirement_at = -inf
@@ -360,7 +360,7 @@ class PoolState:
                 predecessor.retire_at = now
         if self._surplus():
             return [*effects, self._leave(slot, "resize"), *self._progress(now)]
-        self._window = min(self._window * 2, self.limits.max_size)
+        self._window = min(self._window + 1, self.limits.max_size)
         return effects + self._settle(slot, now)
 
     def connect_failed(self, slot: Slot, failure: Failure, now: float) -> list[Effect]:

@@ -90,10 +90,11 @@ class PooledConnection(asyncpg_connection._ConnectionProxy):  # type: ignore[mis
         return f"<{type(self).__name__} {self._con!r} {id(self):#x}>"
 
 
-STATEMENT_METHODS = frozenset(
-    {"executemany", "fetch", "fetchval", "fetchrow", "fetchmany", "prepare", "cursor"}
-)
+STATEMENT_METHODS = frozenset({"prepare", "cursor"})
 """Methods whose first argument is the text of a statement."""
+
+QUERY_METHODS = frozenset({"executemany", "fetch", "fetchval", "fetchrow", "fetchmany"})
+"""The same, when awaiting the call runs the statement."""
 
 STATE_METHODS = frozenset(
     {"add_listener", "remove_listener", "add_log_listener", "remove_log_listener", "reset"}
@@ -114,6 +115,33 @@ def _wrap_statement(name: str) -> Callable[..., Any]:
         return getattr(self._con, name)(query, *args, **kwargs)
 
     return call
+
+
+def _wrap_query(name: str) -> Callable[..., Any]:
+    async def call(self: PooledConnection, query: Any, *args: Any, **kwargs: Any) -> Any:
+        self._last_query = query
+        if query not in self._notes.clean:
+            self._dirty |= self._notes.mark(query)
+        try:
+            return await getattr(self._con, name)(query, *args, **kwargs)
+        except asyncpg.InternalClientError as error:
+            _give_up(self, error)
+            raise
+
+    return call
+
+
+def _give_up(lease: PooledConnection, error: Exception) -> None:
+    """Let nobody have the connection again, and say what happened where asyncpg cannot.
+
+    A server that ends a session between two statements says so at once and closes the socket a
+    moment later. In that moment asyncpg knows only that its state is wrong, and so would all the
+    waiters the connection could be passed on to.
+    """
+    lease._con.terminate()
+    if "another operation (2) is in progress" in str(error):
+        msg = "connection was closed by the server before the statement was sent"
+        raise asyncpg.ConnectionDoesNotExistError(msg) from error
 
 
 def _wrap_plain(name: str) -> Callable[..., Any]:
@@ -151,7 +179,11 @@ async def execute(self: PooledConnection, query: str, *args: Any, timeout: Any =
     if query not in self._notes.clean:
         self._dirty |= self._notes.mark(query)
     work = self._con.execute(query, *args, timeout=timeout)
-    status: str = await (work if args else _running(self, work))
+    try:
+        status: str = await (work if args else _running(self, work))
+    except asyncpg.InternalClientError as error:
+        _give_up(self, error)
+        raise
     return status
 
 
@@ -171,6 +203,8 @@ def _install() -> None:
             continue
         if name in own:
             wrapper: Callable[..., Any] = own[name]
+        elif name in QUERY_METHODS:
+            wrapper = _wrap_query(name)
         elif name in STATEMENT_METHODS:
             wrapper = _wrap_statement(name)
         elif name in STATE_METHODS:

@@ -12,12 +12,8 @@ from urllib.parse import urlsplit
 
 def is_local_origin(origin: str) -> bool:
     """Whether an ``Origin`` header names a page served by this machine."""
-    host = urlsplit(origin).hostname
-    if host is None:
-        return False
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
     try:
-        return ip_address(host).is_loopback
+        host = urlsplit(origin).hostname or ""
+        return host == "localhost" or host.endswith(".localhost") or ip_address(host).is_loopback
     except ValueError:
         return False

@@ -71,6 +71,7 @@ async def serve(
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                proxy_headers=False,
                 timeout_graceful_shutdown=_LAST_BYTES,
             )
         )

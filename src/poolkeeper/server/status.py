@@ -222,8 +222,9 @@ def _sentence(error: BaseException, rule: Rule, outcome: Outcome) -> str:
         what = f"The connection to the database was lost while the request ran: {what}"
     head, separator, suggestion = what.partition(" Suggestion: ")
     facts = [head.rstrip(". ") + "."]
-    if rule.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        facts.append(_OUTCOME_WORDS[outcome])
+    words = _OUTCOME_WORDS[outcome]
+    if rule.status >= HTTPStatus.INTERNAL_SERVER_ERROR and words not in head:
+        facts.append(words)
     if separator or rule.suggestion:
         facts.append(f"Suggestion: {suggestion or rule.suggestion}")
     return " ".join(facts)

@@ -11,8 +11,9 @@ and the names (not the values) of settings somebody invented, which read ``''`` 
 from __future__ import annotations
 
 # Cursors first: closing one can run user code, which must not act on a session already cleaned.
-# RESET ALL touches neither role nor session_authorization. SET SESSION AUTHORIZATION DEFAULT also
-# sets the role to none; RESET ROLE then restores the one the connection was opened with.
+# RESET ALL touches neither role nor session_authorization. SET SESSION AUTHORIZATION DEFAULT
+# brings the role back too, but how these two act on each other was reworked in November 2024
+# (CVE-2024-10978), so the role is named.
 CLEANING_SQL = (
     "CLOSE ALL; "
     "SET SESSION AUTHORIZATION DEFAULT; "

@@ -44,6 +44,10 @@ _CERTIFICATE = (
     "Name the authority that signed the server's certificate with sslrootcert=…, or use "
     "sslmode=require to encrypt without checking it."
 )
+_SILENT = (
+    "The server hangs or is overloaded, or something accepts connections in its place: look at its "
+    "load and its log."
+)
 _UNKNOWN = "Look into the server's log: it has the reason of every refused login."
 
 
@@ -57,6 +61,8 @@ def log_in(target: Target, host: Host, timeout: float) -> tuple[Connection, Find
     started = time.monotonic()
     try:
         conn = connect(target, host, timeout)
+    except psycopg.errors.ConnectionTimeout as error:
+        raise fail(step, f"no answer within {timeout:g} s", _SILENT) from error
     except psycopg.OperationalError as error:
         raise _refused(step, target, error) from error
     milliseconds = round((time.monotonic() - started) * 1000, 1)
