@@ -150,7 +150,8 @@ class PoolClosedError(ConnectionPoolError):
 class PoolUsageError(ConnectionPoolError, RuntimeError):
     """The pool was used from another event loop, thread or process than its own,
     a connection was released to a pool it is not from, or used after its release. Nothing was
-    sent."""
+    sent.
+    """
 
 
 class InvariantViolated(AssertionError):

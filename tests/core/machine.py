@@ -46,7 +46,12 @@ def given_some(name):
 LONG_ENOUGH = 12
 """A pool that has served fewer requests is not closed yet: the rest of the run would be lost."""
 
-is_open = precondition(lambda self: self.world.state.phase is Phase.OPEN)
+
+def pick(things, indexes):
+    """Choose some that are there; each is looked for only when the one before is dealt with."""
+    for index in indexes:
+        if things:
+            yield things[index % len(things)]
 
 
 class PoolMachine(RuleBasedStateMachine):
@@ -84,141 +89,101 @@ class PoolMachine(RuleBasedStateMachine):
             self.world.settle()
             self.world.settle_closed()
 
-    # Clients
-
-    @step(number=st.integers(1, 4), patience=patience)
-    def clients_arrive(self, number, patience):
+    @step(number=st.integers(1, 4), patience=patience, promptly=st.booleans())
+    def clients_arrive(self, number, patience, promptly):
         for _ in range(number):
             self.world.arrive(patience)
+        if promptly:
+            self.world.catch_up()
 
     @given_some("granted")
     @step(indexes=several)
     def owners_pick_up(self, indexes):
-        for index in indexes:
-            if self.world.granted:
-                self.world.pick_up(self.world.granted[index % len(self.world.granted)])
-
-    @given_some("granted")
-    @step(index=which)
-    def owner_of_a_grant_is_cancelled(self, index):
-        self.world.give_up(self.world.granted[index % len(self.world.granted)])
-
-    @given_some("waiting")
-    @step(index=which)
-    def waiter_is_cancelled(self, index):
-        self.world.give_up(self.world.waiting[index % len(self.world.waiting)])
-
-    @given_some("endings")
-    @step(index=which)
-    def cancellation_comes_late(self, index):
-        tickets = list(self.world.endings)
-        self.world.give_up(tickets[index % len(tickets)])
+        for ticket in pick(self.world.granted, indexes):
+            self.world.pick_up(ticket)
 
     @given_some("held")
     @step(indexes=several, dirty=st.booleans())
     def borrowers_give_back(self, indexes, dirty):
-        for index in indexes:
-            if self.world.held:
-                self.world.give_back(self.world.held[index % len(self.world.held)], dirty=dirty)
+        for slot in pick(self.world.held, indexes):
+            self.world.give_back(slot, dirty=dirty)
 
-    @given_some("held")
-    @step(index=which)
-    def borrower_breaks_the_connection(self, index):
-        self.world.throw_away(self.world.held[index % len(self.world.held)])
-
-    # The database and the driver
+    @step(index=which, too_late=st.booleans())
+    def somebody_is_cancelled(self, index, too_late):
+        world = self.world
+        candidates = list(world.endings) if too_late else [*world.granted, *world.waiting]
+        for ticket in pick(candidates, [index]):
+            world.give_up(ticket)
 
     @given_some("pending")
     @step(indexes=several)
     def work_succeeds(self, indexes):
-        for index in indexes:
-            if self.world.pending:
-                self.world.succeed(self.world.pending[index % len(self.world.pending)])
+        for work in pick(self.world.pending, indexes):
+            self.world.succeed(work)
 
-    @given_some("pending")
-    @step(index=which, failure=st.sampled_from(Failure))
-    def work_fails(self, index, failure):
-        self.world.fail(self.world.pending[index % len(self.world.pending)], failure)
-
-    @precondition(lambda self: self.world.state.slots)
-    @step(index=which)
-    def connection_dies(self, index):
-        slots = list(self.world.state.slots.values())
-        self.world.lose(slots[index % len(slots)])
-
-    @given_some("all_slots")
-    @step(index=which)
-    def death_is_reported_late(self, index):
-        self.world.lose(self.world.all_slots[index % len(self.world.all_slots)])
-
-    @step()
-    def server_crashes(self):
-        for slot in list(self.world.state.slots.values()):
-            self.world.lose(slot)
-
-    @given_some("pending")
-    @step(failure=st.sampled_from(Failure))
-    def server_answers_nobody(self, failure):
-        for work in list(self.world.pending):
-            self.world.fail(work, failure)
-
-    @step()
-    def database_is_heard_of(self):
-        self.world.hear()
-
-    # Time and keepers
-
-    @step(seconds=pauses)
-    def time_passes(self, seconds):
+    @step(seconds=pauses, timer_fires=st.booleans())
+    def time_passes(self, seconds, timer_fires):
         self.world.sleep(seconds)
+        if timer_fires and self.world.wakeup < self.world.now + 2000.0:
+            self.world.fire_timer()
 
-    @precondition(lambda self: self.world.wakeup < self.world.now + 2000.0)
-    @step()
-    def timer_fires(self):
-        self.world.fire_timer()
-
-    @step()
-    def retirement_keeper_comes_by(self):
-        self.world.retire()
-
-    @step(unheard_for=st.sampled_from([0.0, 2.0]), number=st.integers(1, 3))
-    def liveness_keeper_comes_by(self, unheard_for, number):
+    @step(unheard_for=st.sampled_from([0.0, 2.0]), number=st.integers(0, 3))
+    def keepers_come_by(self, unheard_for, number):
         for _ in range(number):
             self.world.probe(unheard_for)
+        self.world.retire()
 
-    # The user
+    @step(
+        what=st.sampled_from(["work fails", "all work fails", "one dies", "all die", "late"]),
+        index=which,
+        failure=st.sampled_from(Failure),
+    )
+    def trouble_comes(self, what, index, failure):
+        world = self.world
+        living = list(world.state.slots.values())
+        match what:
+            case "work fails":
+                for work in pick(world.pending, [index]):
+                    world.fail(work, failure)
+            case "all work fails":
+                for work in list(world.pending):
+                    world.fail(work, failure)
+            case "one dies":
+                for slot in pick(living, [index]):
+                    world.lose(slot)
+            case "all die":
+                for slot in living:
+                    world.lose(slot)
+            case "late":
+                for slot in pick(world.all_slots, [index]):
+                    world.lose(slot)
 
-    @step()
-    def user_expires_connections(self):
-        self.world.expire()
-
-    @step(size=sizes)
-    def user_resizes(self, size):
-        self.world.resize(*size)
-
-    @precondition(lambda self: not self.world.state.paused)
-    @step()
-    def user_pauses(self):
-        self.world.pause()
-
-    @precondition(lambda self: self.world.state.paused)
-    @step()
-    def user_resumes(self):
-        self.world.resume()
-
-    @is_open
-    @step()
-    def all_goes_well_for_a_while(self):
-        self.world.settle()
-
-    @is_open
-    @precondition(lambda self: len(self.world.endings) >= LONG_ENOUGH)
-    @step()
-    def user_closes_the_pool(self):
-        self.world.drain()
-
-    @precondition(lambda self: len(self.world.endings) >= LONG_ENOUGH)
-    @precondition(lambda self: self.world.state.phase is not Phase.CLOSED)
-    @step()
-    def user_terminates_the_pool(self):
-        self.world.terminate()
+    @step(
+        what=st.sampled_from(
+            ["settle", "expire", "resize", "pause", "resume", "throw away", "hear", "drain", "cut"]
+        ),
+        size=sizes,
+    )
+    def user_intervenes(self, what, size):
+        world = self.world
+        long_enough = len(world.endings) >= LONG_ENOUGH
+        match what:
+            case "settle":
+                world.settle()
+            case "expire":
+                world.expire()
+            case "resize":
+                world.resize(*size)
+            case "pause":
+                world.pause()
+            case "resume":
+                world.resume()
+            case "throw away":
+                for slot in pick(world.held, [0]):
+                    world.throw_away(slot)
+            case "hear":
+                world.hear()
+            case "drain" if long_enough and world.state.phase is Phase.OPEN:
+                world.drain()
+            case "cut" if long_enough and world.state.phase is not Phase.CLOSED:
+                world.terminate()

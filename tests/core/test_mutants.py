@@ -11,7 +11,6 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from poolkeeper.core import lifecycle
 from poolkeeper.core.effects import Refuse
-from poolkeeper.core.slots import IDLE
 from poolkeeper.core.waiters import TicketState
 from tests.core.machine import PoolMachine
 from tests.core.world import WatchedPoolState
@@ -41,29 +40,28 @@ class LeaksTheRoomOfAFailedConnect(WatchedPoolState):
 
 
 class HandsOnAnOlderGeneration(WatchedPoolState):
-    def _sound(self, slot, now):
+    def pass_on(self, slot, now):
         generation, slot.generation = slot.generation, self.generation
-        sound = super()._sound(slot, now)
+        ticket = super().pass_on(slot, now)
         slot.generation = generation
-        return sound
+        return ticket
 
 
 class HandsOnADeadConnection(WatchedPoolState):
-    def _sound(self, slot, now):
+    def pass_on(self, slot, now):
         lost, slot.lost = slot.lost, False
-        sound = super()._sound(slot, now)
+        ticket = super().pass_on(slot, now)
         slot.lost = lost
-        return sound
+        return ticket
 
 
 class ParksBesideAWaiter(WatchedPoolState):
     def park(self, slot, now):
-        if not self._sound(slot, now):
-            return False
-        slot.state = IDLE
-        slot.alive_at = slot.idle_since = now
-        self.idle.append(slot)
-        return True
+        # A paused pool may.
+        paused, self.paused = self.paused, True
+        parked = super().park(slot, now)
+        self.paused = paused
+        return parked
 
     def pass_on(self, slot, now):
         return None
@@ -73,7 +71,7 @@ class ServesTheNewestFirst(WatchedPoolState):
     def request(self, now, deadline, owner):
         ticket, effects = super().request(now, deadline, owner)
         if ticket.state is TicketState.WAITING:
-            self.waiters._queue.move_to_end(ticket, last=False)
+            self.waiters.move_to_end(ticket, last=False)
         return ticket, effects
 
 
@@ -161,11 +159,11 @@ class GrantsWhileDraining(WatchedPoolState):
             self.waiters.add(ticket)
         return [effect for effect in effects if not isinstance(effect, Refuse)]
 
-    def _sound(self, slot, now):
+    def pass_on(self, slot, now):
         phase, self.phase = self.phase, lifecycle.Phase.OPEN
-        sound = super()._sound(slot, now)
+        ticket = super().pass_on(slot, now)
         self.phase = phase
-        return sound
+        return ticket
 
 
 class GrantsWhilePaused(WatchedPoolState):

@@ -214,7 +214,7 @@ class World:
             assert slot.id not in state.slots
             return
         self.last_heard[slot.id] = self.heard = now
-        was_down = state.down_since is not None
+        was_down, planned = state.down_since is not None, state.next_attempt_at
         if isinstance(work, Connect):
             self.last_used[slot.id] = now
             self.window += 1
@@ -230,6 +230,8 @@ class World:
         if was_down:
             self.no_dial_before = -inf
             self.last_failure = None
+        elif not isinstance(work, Connect):
+            assert state.next_attempt_at == planned, "an open connection ended the backoff"
         self._report(effects)
         self.alive_connections = self._count(*CONNECTED)
 
@@ -346,6 +348,14 @@ class World:
         assert self.state.phase is Phase.CLOSED
 
     # Coming to rest ---------------------------------------------------------------------------
+
+    def catch_up(self) -> None:
+        """All work under way ends well, and every owner picks up what it was granted."""
+        while self.pending or self.granted:
+            if self.granted:
+                self.pick_up(self.granted[0])
+            else:
+                self.succeed(self.pending[0])
 
     def settle(self) -> None:
         """All goes well from here on: everybody must be served, and the floor be reached."""

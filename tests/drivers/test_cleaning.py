@@ -1,8 +1,10 @@
 """A cleaned session is like a new one, except for what makes the driver fast."""
 
+import contextlib
 import inspect
 
 import asyncpg
+import psycopg
 import pytest
 
 from poolkeeper.drivers.base import Condition
@@ -74,10 +76,8 @@ async def test_an_open_transaction_is_rolled_back(server_subject):
     for statement in ("CREATE TABLE kept_nothing (x int)", "SELECT 1/0"):
         lease = lend(session)
         await lease.execute("BEGIN")
-        try:
+        with contextlib.suppress(asyncpg.DivisionByZeroError, psycopg.errors.DivisionByZero):
             await lease.execute(statement)
-        except Exception as error:
-            assert "division by zero" in str(error)
         condition = session.take_back(lease)
         assert condition in {Condition.UNFINISHED, Condition.DIRTY}
         await session.clean(ResetPolicy("auto").recipe(condition))

@@ -27,10 +27,7 @@ def _watched(work: Coroutine[Any, Any, Any], on_suspension: Callable[[Any], None
     reply, error = None, None
     while True:
         try:
-            if error is not None:
-                waited_for = work.throw(error)
-            else:
-                waited_for = work.send(reply)
+            waited_for = work.send(reply) if error is None else work.throw(error)
         except StopIteration as end:
             return end.value
         reply, error = None, None

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from poolkeeper import PoolClosedError
 from tests.pool.soundness import assert_no_task_left, assert_sound
 from tests.pool.sweep import run_cancelled_at, sweep
 
@@ -224,10 +225,8 @@ async def test_a_waiter_refused_by_close_may_be_cancelled_at_the_same_time(world
         closing = asyncio.get_running_loop().call_soon(asyncio.ensure_future, pool.close())
 
         async def wait():
-            try:
+            with pytest.raises(PoolClosedError):
                 await pool.acquire()
-            except Exception as error:
-                assert type(error).__name__ == "PoolClosedError"
 
         ended = await run_cancelled_at(wait, nth, when)
         assert closing is not None

@@ -66,7 +66,7 @@ async def worker(pool, rng, deadline, counts):
 async def test_capacity_is_exact_after_a_storm_of_cancellations(real):
     """max_size connections at once, no dead waiter, no session or task too many."""
     seed = int(os.environ.get("POOLKEEPER_STORM_SEED") or random.randrange(2**32))
-    print(f"POOLKEEPER_STORM_SEED={seed}")
+    print(f"POOLKEEPER_STORM_SEED={seed}")  # noqa: T201 - to repeat a failure
     before = asyncio.all_tasks()
     counts = {"cancelled": 0, "finished": 0, "timed out": 0}
     async with real.pool(min_size=2, max_size=SIZE, validation_bypass=0.001) as pool:
@@ -80,7 +80,7 @@ async def test_capacity_is_exact_after_a_storm_of_cancellations(real):
         statistics = pool.get_statistics()
         assert await real.sessions() == statistics.total_connections == SIZE
         assert statistics.total_outages == 0
-        print(f"{SECONDS:g} s, {counts}, recycled {dict(statistics.recycled)}")
+        print(f"{SECONDS:g} s, {counts}, recycled {dict(statistics.recycled)}")  # noqa: T201
     await assert_no_task_left(before)
     await real.emptied()
     assert counts["cancelled"] > 0

@@ -57,6 +57,7 @@ async def test_a_dial_that_ignores_its_timeout_and_its_cancellation_is_given_up(
         gate.close()
         with pytest.raises(PoolTimeoutError):
             await use(pool)
+        await eventually(lambda: pool.get_statistics().total_connect_failures)
         gate.open()
         await assert_sound(pool, memory)
         await eventually(lambda: len(memory.database.sessions) == 1)

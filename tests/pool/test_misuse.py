@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import asyncpg
 import pytest
@@ -62,7 +63,7 @@ def test_another_loop_is_told_to_open_its_own_pool(postgres):
     loop = asyncio.new_event_loop()
     try:
         loop.run_until_complete(pool.initialize())
-        with pytest.raises(PoolUsageError, match="another event loop.*Suggestion: open the pool"):
+        with pytest.raises(PoolUsageError, match=r"another event loop.*Suggestion: open the pool"):
             asyncio.run(acquire(pool))
         loop.run_until_complete(pool.close())
     finally:
@@ -95,7 +96,7 @@ async def test_a_forked_child_is_told_to_open_its_own_pool(postgres):
     """It is refused before anything is sent, and the parent's connections stay usable."""
     run = subprocess.run(
         [sys.executable, "-c", FORK, postgres.url],
-        env={**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(poolkeeper.__file__))},
+        env={**os.environ, "PYTHONPATH": str(Path(poolkeeper.__file__).parents[1])},
         capture_output=True,
         text=True,
         timeout=60,
@@ -141,7 +142,7 @@ async def test_a_released_connection_refuses_every_use(real):
             cursor = await connection.cursor("SELECT generate_series(1, 9)")
         for use in (
             lambda: connection.fetchval("SELECT 1"),
-            lambda: connection.close(),
+            connection.close,
             lambda: connection.execute("SELECT 1"),
         ):
             with pytest.raises(PoolUsageError, match=r"released back.*Suggestion: ") as caught:

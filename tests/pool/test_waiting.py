@@ -212,9 +212,8 @@ async def test_a_deadlock_of_nested_acquires_is_named_and_broken(world):
 
 async def test_a_nested_acquire_with_room_is_none_of_our_business(world):
     """It works as long as there are connections."""
-    async with world.pool(max_size=2) as pool:
-        async with pool.acquire(), pool.acquire() as inner:
-            await inner.execute("SELECT 1")
+    async with world.pool(max_size=2) as pool, pool.acquire(), pool.acquire() as inner:
+        await inner.execute("SELECT 1")
 
 
 async def test_a_dial_outlives_the_caller_that_wanted_it(memory):

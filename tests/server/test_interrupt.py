@@ -110,3 +110,19 @@ async def test_an_interruption_never_reaches_the_next_statement(postgres):
             with contextlib.suppress(DeadlineExceededError):
                 await interruptible(conn, work, deadline=deadline, leaving=loop.create_future())
             assert (await run(conn, "select 1")).rows == [("1",)]
+
+
+@pytest.mark.asyncio
+async def test_a_client_that_leaves_with_its_answer_harms_nobody(postgres):
+    """Its departure is noticed one step too late; the connection belongs to somebody else then."""
+    loop = asyncio.get_running_loop()
+    leaving = loop.create_future()
+    async with await connect(postgres.url) as conn:
+
+        async def work():
+            result = await run(conn, "select 1")
+            leaving.set_result(None)
+            return result
+
+        await interruptible(conn, work(), deadline=loop.time() + 60, leaving=leaving)
+        assert (await run(conn, "select 'next' from pg_sleep(0.2)")).rows == [("next",)]

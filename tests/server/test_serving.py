@@ -316,3 +316,52 @@ def test_a_connection_lost_while_a_statement_runs_is_502(server):
     assert (answer.status_code, body["code"], body["outcome"]) == (502, "08007", "unknown")
     assert "retry-after" not in answer.headers
     assert server.sql("select 1").status_code == 200
+
+
+def kill(url, text):
+    """End the backends that run a statement with this text."""
+    query = (
+        "select pg_terminate_backend(pid) from pg_stat_activity"
+        " where query like %s and state = 'active' and pid <> pg_backend_pid()"
+    )
+    with psycopg.connect(url, autocommit=True) as conn:
+        conn.execute(query, [f"%{text}%"])
+
+
+def test_a_batch_that_loses_its_connection_before_commit_is_rolled_back(server):
+    """That much is certain: 503, and the client may send it again."""
+    server.sql("create table lost (a int)")
+    queries = [
+        {"query": "insert into lost values (1)"},
+        {"query": "select 'in between' from pg_advisory_lock(77)"},
+    ]
+    with ThreadPoolExecutor() as others, barrier(server.database_url):
+        running = others.submit(server.client.post, f"{server.url}/sql", json={"queries": queries})
+        until(lambda: active(server.database_url, "'in between'"))
+        kill(server.database_url, "'in between'")
+        answer = running.result()
+    body = answer.json()
+    assert (answer.status_code, body["code"], body["outcome"]) == (503, "08006", "rolled_back")
+    assert int(answer.headers["retry-after"]) >= 1
+    assert server.sql("select a from lost").json()["rows"] == []
+
+
+def test_a_batch_that_loses_its_connection_during_commit_is_502(server):
+    """The commit may have been made: nobody can tell from here."""
+    server.sql("create table slow (a int)")
+    server.sql(
+        "create function wait_at_commit() returns trigger language plpgsql as"
+        " $$ begin perform pg_advisory_lock(77); return null; end $$"
+    )
+    server.sql(
+        "create constraint trigger wait after insert on slow deferrable initially deferred"
+        " for each row execute function wait_at_commit()"
+    )
+    queries = {"queries": [{"query": "insert into slow values (1)"}]}
+    with ThreadPoolExecutor() as others, barrier(server.database_url):
+        running = others.submit(server.client.post, f"{server.url}/sql", json=queries)
+        until(lambda: active(server.database_url, "COMMIT"))
+        kill(server.database_url, "COMMIT")
+        answer = running.result()
+    body = answer.json()
+    assert (answer.status_code, body["code"], body["outcome"]) == (502, "08007", "unknown")

@@ -20,6 +20,9 @@ class SlotState(Enum):
     CLOSING = "closing"
     CLOSED = "closed"
 
+    # Enum hashes by name in Python; identity is as good and lets set look-ups stay in C.
+    __hash__ = object.__hash__
+
 
 CONNECTING = SlotState.CONNECTING
 IDLE = SlotState.IDLE

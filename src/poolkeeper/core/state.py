@@ -42,6 +42,9 @@ from poolkeeper.snapshot import PoolSnapshot
 if TYPE_CHECKING:
     from random import Random
 
+OPEN = Phase.OPEN
+GRANTED = TicketState.GRANTED
+
 _idle_since = attrgetter("idle_since")
 _alive_at = attrgetter("alive_at")
 
@@ -109,32 +112,45 @@ class PoolState:
 
     def pass_on(self, slot: Slot, now: float) -> Ticket | None:
         """Hand a sound released connection to whoever has waited longest; None if nobody may."""
-        if not self.waiters or not self._sound(slot, now) or self.paused:
+        if (
+            not self.waiters
+            or slot.generation != self.generation
+            or now >= slot.retire_at
+            or not self._sound(slot)
+            or self.paused
+        ):
             return None
-        self._note_use(slot, now)
-        ticket = self.waiters.pop()
-        self._assign(ticket, slot, now)
-        slot.alive_at = slot.idle_since = now
+        self.mean_use += (now - slot.taken_at - self.mean_use) * MEAN_USE_WEIGHT
+        ticket, _ = self.waiters.popitem(last=False)
+        # Changed when decided, not when the owner wakes: nobody can take the slot meanwhile.
+        slot.taken_at = slot.alive_at = slot.idle_since = now
+        slot.uses += 1
+        ticket.slot = slot
+        ticket.state = GRANTED
         return ticket
 
     def park(self, slot: Slot, now: float) -> bool:
         """Make a sound released connection idle; False means: use ``release``."""
-        if not self._sound(slot, now) or (self.waiters and not self.paused):
+        if (
+            slot.generation != self.generation
+            or now >= slot.retire_at
+            or not self._sound(slot)
+            or (self.waiters and not self.paused)
+        ):
             return False
         slot.state = IDLE
         slot.alive_at = slot.idle_since = now
         self.idle.append(slot)
         return True
 
-    def _sound(self, slot: Slot, now: float) -> bool:
-        """Whether a connection coming back may simply be used again."""
+    def _sound(self, slot: Slot) -> bool:
+        """Whether a connection neither expired nor too old may simply be used again."""
+        limits = self.limits
         return (
-            slot.generation == self.generation
-            and now < slot.retire_at
+            self.phase is OPEN
             and not slot.lost
-            and self.phase is Phase.OPEN
-            and (self.limits.max_uses is None or slot.uses < self.limits.max_uses)
-            and not self._surplus()
+            and (limits.max_uses is None or slot.uses < limits.max_uses)
+            and (len(self.slots) <= limits.max_size or not self._surplus())
         )
 
     def _surplus(self) -> int:
@@ -152,7 +168,10 @@ class PoolState:
         if why is not None:
             ticket.state = TicketState.DONE
             return ticket, [Refuse(ticket, why, self.snapshot(now))]
-        self.waiters.add(ticket)
+        self.waiters[ticket] = None
+        if not self.idle and len(self.slots) >= self.limits.max_size:
+            # Nothing to serve it from and no room to open more: the common case under load.
+            return ticket, []
         return ticket, self._progress(now)
 
     def _turn_away(self, now: float, deadline: float) -> Refusal | None:
@@ -260,7 +279,6 @@ class PoolState:
         return self._progress(now)
 
     def _assign(self, ticket: Ticket, slot: Slot, now: float) -> None:
-        # Changed when decided, not when the owner wakes: nobody can take the slot meanwhile.
         slot.state = IN_USE
         slot.taken_at = now
         slot.uses += 1
@@ -288,7 +306,7 @@ class PoolState:
                 self._replace(slot, now, effects)
             elif now - slot.alive_at <= self.limits.validation_bypass:
                 self.idle.remove(slot)
-                ticket = self.waiters.pop()
+                ticket = self.waiters.take()
                 self._assign(ticket, slot, now)
                 effects.append(Grant(ticket, slot))
             elif self._coming(VALIDATING, RESETTING) < len(self.waiters):

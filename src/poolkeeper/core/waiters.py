@@ -7,8 +7,6 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from poolkeeper.core.slots import Slot
 
 
@@ -35,36 +33,27 @@ class Ticket:
         self.saw_broken = False
 
 
-class Waiters:
+class Waiters(OrderedDict[Ticket, None]):
     """FIFO of tickets with removal from the middle in constant time.
 
     An ``OrderedDict`` and not a deque with tombstones: cancelled requests must neither pile up
     nor count towards ``max_waiting``.
     """
 
-    __slots__ = ("_queue",)
-
-    def __init__(self) -> None:
-        self._queue: OrderedDict[Ticket, None] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._queue)
-
-    def __iter__(self) -> Iterator[Ticket]:
-        return iter(self._queue)
+    __slots__ = ()
 
     def add(self, ticket: Ticket) -> None:
         """Put ``ticket`` at the end of the queue."""
-        self._queue[ticket] = None
+        self[ticket] = None
 
-    def pop(self) -> Ticket:
+    def take(self) -> Ticket:
         """Take the ticket that has waited longest."""
-        return self._queue.popitem(last=False)[0]
+        return self.popitem(last=False)[0]
 
     def remove(self, ticket: Ticket) -> None:
         """Take ``ticket`` out, wherever it stands."""
-        del self._queue[ticket]
+        del self[ticket]
 
     def oldest(self) -> Ticket | None:
         """The ticket that has waited longest, or None."""
-        return next(iter(self._queue), None)
+        return next(iter(self), None)

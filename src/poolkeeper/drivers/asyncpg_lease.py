@@ -9,6 +9,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import asyncpg
 from asyncpg import connection as asyncpg_connection
 
+from poolkeeper.drivers.asyncpg_cached import (
+    ALL_ROWS,
+    ONE_ROW,
+    cached_statement,
+    guarded,
+    run_cached,
+)
 from poolkeeper.exceptions import PoolUsageError
 
 if TYPE_CHECKING:
@@ -93,8 +100,8 @@ class PooledConnection(asyncpg_connection._ConnectionProxy):  # type: ignore[mis
 STATEMENT_METHODS = frozenset({"prepare", "cursor"})
 """Methods whose first argument is the text of a statement."""
 
-QUERY_METHODS = frozenset({"executemany", "fetch", "fetchval", "fetchrow", "fetchmany"})
-"""The same, when awaiting the call runs the statement."""
+QUERY_METHODS = frozenset({"executemany", "fetchmany"})
+"""The same, when awaiting the call runs the statement; the others are written out below."""
 
 STATE_METHODS = frozenset(
     {"add_listener", "remove_listener", "add_log_listener", "remove_log_listener", "reset"}
@@ -118,30 +125,13 @@ def _wrap_statement(name: str) -> Callable[..., Any]:
 
 
 def _wrap_query(name: str) -> Callable[..., Any]:
-    async def call(self: PooledConnection, query: Any, *args: Any, **kwargs: Any) -> Any:
+    def call(self: PooledConnection, query: Any, *args: Any, **kwargs: Any) -> Any:
         self._last_query = query
         if query not in self._notes.clean:
             self._dirty |= self._notes.mark(query)
-        try:
-            return await getattr(self._con, name)(query, *args, **kwargs)
-        except asyncpg.InternalClientError as error:
-            _give_up(self, error)
-            raise
+        return guarded(self._con, getattr(self._con, name)(query, *args, **kwargs))
 
     return call
-
-
-def _give_up(lease: PooledConnection, error: Exception) -> None:
-    """Let nobody have the connection again, and say what happened where asyncpg cannot.
-
-    A server that ends a session between two statements says so at once and closes the socket a
-    moment later. In that moment asyncpg knows only that its state is wrong, and so would all the
-    waiters the connection could be passed on to.
-    """
-    lease._con.terminate()
-    if "another operation (2) is in progress" in str(error):
-        msg = "connection was closed by the server before the statement was sent"
-        raise asyncpg.ConnectionDoesNotExistError(msg) from error
 
 
 def _wrap_plain(name: str) -> Callable[..., Any]:
@@ -174,16 +164,55 @@ async def _running(lease: PooledConnection, work: Awaitable[Any]) -> Any:
         lease._running -= 1
 
 
-async def execute(self: PooledConnection, query: str, *args: Any, timeout: Any = None) -> str:  # noqa: ASYNC109
+def fetch(
+    self: PooledConnection, query: str, *args: Any, timeout: Any = None, record_class: Any = None
+) -> Awaitable[Any]:
     self._last_query = query
     if query not in self._notes.clean:
         self._dirty |= self._notes.mark(query)
-    work = self._con.execute(query, *args, timeout=timeout)
-    try:
-        status: str = await (work if args else _running(self, work))
-    except asyncpg.InternalClientError as error:
-        _give_up(self, error)
-        raise
+    con = self._con
+    if timeout is None and record_class is None:
+        statement = cached_statement(con, query)
+        if statement is not None:
+            return run_cached(con, statement, query, args, ALL_ROWS, None)
+    return guarded(con, con.fetch(query, *args, timeout=timeout, record_class=record_class))
+
+
+def fetchrow(
+    self: PooledConnection, query: str, *args: Any, timeout: Any = None, record_class: Any = None
+) -> Awaitable[Any]:
+    self._last_query = query
+    if query not in self._notes.clean:
+        self._dirty |= self._notes.mark(query)
+    con = self._con
+    if timeout is None and record_class is None:
+        statement = cached_statement(con, query)
+        if statement is not None:
+            return run_cached(con, statement, query, args, ONE_ROW, None)
+    return guarded(con, con.fetchrow(query, *args, timeout=timeout, record_class=record_class))
+
+
+def fetchval(
+    self: PooledConnection, query: str, *args: Any, column: Any = 0, timeout: Any = None
+) -> Awaitable[Any]:
+    self._last_query = query
+    if query not in self._notes.clean:
+        self._dirty |= self._notes.mark(query)
+    con = self._con
+    if timeout is None:
+        statement = cached_statement(con, query)
+        if statement is not None:
+            return run_cached(con, statement, query, args, ONE_ROW, column)
+    return guarded(con, con.fetchval(query, *args, column=column, timeout=timeout))
+
+
+async def execute(self: PooledConnection, query: str, *args: Any, timeout: Any = None) -> str:
+    self._last_query = query
+    if query not in self._notes.clean:
+        self._dirty |= self._notes.mark(query)
+    con = self._con
+    work = guarded(con, con.execute(query, *args, timeout=timeout))
+    status: str = await (work if args else _running(self, work))
     return status
 
 
@@ -196,7 +225,13 @@ async def copy_from_query(self: PooledConnection, query: str, *args: Any, **kwar
 
 def _install() -> None:
     """Give ``PooledConnection`` every public method of ``asyncpg.Connection``."""
-    own = {"execute": execute, "copy_from_query": copy_from_query}
+    own = {
+        "copy_from_query": copy_from_query,
+        "execute": execute,
+        "fetch": fetch,
+        "fetchrow": fetchrow,
+        "fetchval": fetchval,
+    }
     for name in dir(asyncpg.Connection):
         method = getattr(asyncpg.Connection, name)
         if name.startswith("_") or not inspect.isfunction(method):

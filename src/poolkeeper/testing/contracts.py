@@ -183,8 +183,8 @@ class DriverContract:
             await subject.terminate(session)
             task = asyncio.ensure_future(lease.execute("SELECT 1"))
         async with asyncio.timeout(PATIENCE):
-            (result,) = await asyncio.gather(task, return_exceptions=True)
-        assert isinstance(result, Exception)
+            await asyncio.wait({task})
+        assert isinstance(task.exception(), Exception)
         assert session.take_back(lease) is Condition.CLOSED
         session.abort()
         await asyncio.sleep(0)
@@ -304,11 +304,12 @@ class KeeperContract:
 
     async def test_it_runs_between_start_and_stop(self, keeper: Keeper) -> None:
         """And only then."""
-        assert not keeper.running
+        seen = [keeper.running]
         keeper.start()
-        assert keeper.running
+        seen.append(keeper.running)
         await keeper.stop()
-        assert not keeper.running
+        seen.append(keeper.running)
+        assert seen == [False, True, False]
 
     async def test_starting_twice_starts_one(self, keeper: Keeper) -> None:
         """The second start changes nothing."""
