@@ -210,11 +210,6 @@ class PoolConfig(BaseSettings):
         description="How long a liveness probe may take; an idle pool notices a silent database "
         "within `probe_interval` + `probe_timeout`.",
     )
-    stall_after: _Seconds = Field(
-        default=1.5,
-        description="A statement that has been without an answer for this long is looked up in "
-        "`pg_stat_activity` from another connection. A statement that is running is left alone.",
-    )
     outage_patience: _SecondsOrZero = Field(
         default=10.0,
         description="How long after the start of an outage callers are kept waiting; after that "

@@ -609,22 +609,25 @@ def create_pool(
     dsn: str | None = None,
     *,
     min_size: int | None = None,
-    max_size: int = 10,
-    max_queries: int = 50_000,
-    max_inactive_connection_lifetime: float = 300.0,
+    max_size: int | None = None,
+    max_queries: int | None = None,
+    max_inactive_connection_lifetime: float | None = None,
     timeout: float | None = None,
     acquire_timeout: float | None = None,
     **options: Any,
 ) -> ConnectionPoolManager:
     """Make a pool the way ``asyncpg.create_pool`` does; await it or enter it to open it.
 
+    What is not given comes from the environment, see ``PoolConfig``.
+
     Args:
         dsn: URL of the database; None reads ``POOL_DATABASE_URL`` or ``DATABASE_URL``, then
             leaves it to asyncpg's ``PG*`` variables.
-        min_size: Floor; None means 2, or ``max_size`` if that is less.
-        max_size: Ceiling.
-        max_queries: Uses of a connection before it is replaced.
-        max_inactive_connection_lifetime: Seconds an idle connection above the floor is kept.
+        min_size: Floor; by default 2, or ``max_size`` if that is less.
+        max_size: Ceiling; by default 10.
+        max_queries: Uses of a connection before it is replaced; by default 50,000.
+        max_inactive_connection_lifetime: Seconds an idle connection above the floor is kept; by
+            default 300.
         timeout: Seconds to open one connection, as in asyncpg.
         acquire_timeout: Seconds ``acquire`` waits; asyncpg waits for ever, this pool 30 s.
         options: Any option of ``PoolConfig``, any hook of ``ConnectionPoolManager``, and whatever

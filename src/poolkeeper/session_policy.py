@@ -24,9 +24,9 @@ class StatementNotes:
         self.clean: Container[str] = self._classifier.clean
 
     def mark(self, query: Any) -> int:
-        """See ``Notes``. What is not a text will be refused by the driver, or is its own object."""
+        """See ``Notes``. A statement that is not a text, such as psycopg's, may be anything."""
         if not isinstance(query, str):
-            return 1
+            return 3
         verdict = self._classifier.verdict(query)
         if verdict.clean:
             return 0

@@ -68,7 +68,7 @@ class PoolMachine(RuleBasedStateMachine):
         size=sizes,
         max_waiting=st.sampled_from([None, None, 1, 3]),
         max_lifetime=st.sampled_from([None, 60.0]),
-        max_idle=st.sampled_from([None, 30.0]),
+        max_idle=st.sampled_from([None, 5.0, 30.0]),
         max_uses=st.sampled_from([None, None, 2, 5]),
         seed=st.integers(0, 7),
     )
@@ -129,9 +129,9 @@ class PoolMachine(RuleBasedStateMachine):
 
     @step(unheard_for=st.sampled_from([0.0, 2.0]), number=st.integers(0, 3))
     def keepers_come_by(self, unheard_for, number):
+        self.world.retire()
         for _ in range(number):
             self.world.probe(unheard_for)
-        self.world.retire()
 
     @step(
         what=st.sampled_from(["work fails", "all work fails", "one dies", "all die", "late"]),
