@@ -1,6 +1,7 @@
 """A PostgreSQL connection pool for asyncio that keeps working when the database does not."""
 
 from poolkeeper.config import PoolConfig
+from poolkeeper.create import create_pool
 from poolkeeper.exceptions import (
     ConnectionPoolError,
     ConnectionValidationError,
@@ -13,7 +14,7 @@ from poolkeeper.exceptions import (
     PoolTimeoutError,
     PoolUsageError,
 )
-from poolkeeper.manager import ConnectionPoolManager, create_pool
+from poolkeeper.manager import ConnectionPoolManager
 from poolkeeper.observability.health import HealthReport
 from poolkeeper.observability.statistics import PoolStatistics
 from poolkeeper.snapshot import PoolSnapshot

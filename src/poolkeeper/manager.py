@@ -59,7 +59,9 @@ class ConnectionPoolManager:
 
     Args:
         config: The options. None reads them from the environment, see ``PoolConfig``.
-        init: Coroutine awaited with each new driver connection, before anybody gets it.
+        init: Coroutine awaited with each new driver connection, before anybody gets it, within
+            ``connect_timeout``. What it changes by SET is undone by a reset: use
+            ``server_settings`` for that.
         setup: Coroutine awaited with each borrowed connection, within the acquire timeout.
         reset: Coroutine awaited with the driver connection after each use, instead of the reset
             the option ``reset`` describes. An open transaction is rolled back first.
@@ -99,7 +101,8 @@ class ConnectionPoolManager:
         self._connect_args = (config.database_url, connect_kwargs)
         policy = ResetPolicy(config.reset if reset is None else reset)
         self._pool = self._make_pool(policy, setup)
-        self._bus.add(StructlogSink(secrets=self._secrets()))
+        self._log = StructlogSink(secrets=self._secrets())
+        self._bus.add(self._log)
 
     def _make_pool(
         self, policy: ResetPolicy, setup: Callable[[Any], Awaitable[None]] | None
@@ -255,7 +258,7 @@ class ConnectionPoolManager:
             self._keepers.append(LeakKeeper(pool, config.leak_detection_timeout, self._bus.emit))
         for keeper in self._keepers:
             keeper.start()
-        reconnect = ReconnectKeeper(pool, endpoints_of(*self._connect_args))
+        reconnect = ReconnectKeeper(pool, lambda: endpoints_of(*self._connect_args))
         self._keepers.append(reconnect)
         self._bus.add(reconnect.notice)
 
@@ -281,7 +284,11 @@ class ConnectionPoolManager:
         self._report_closed(started)
 
     def terminate(self) -> None:
-        """Cut every connection off at once, without waiting for anybody."""
+        """Cut every connection off at once, without waiting for anybody.
+
+        Statements of borrowers fail with the driver's error, waiting requests with
+        ``PoolClosedError``. A statement the server is running may run on there for a while.
+        """
         started = self._pool.now()
         if self._dialling is not None:
             self._dialling.cancel()
@@ -325,7 +332,8 @@ class ConnectionPoolManager:
     def pause(self) -> None:
         """Stop granting connections; those in use may finish, new requests queue.
 
-        Requests keep their deadlines. With ``expire_connections`` and ``resume`` around it, a
+        Requests keep their deadlines; during an outage they also end when ``outage_patience``
+        does. With ``expire_connections`` and ``resume`` around it, a
         planned restart of the database costs its clients a pause and no error.
         """
         self._pool.state.pause()
@@ -337,7 +345,8 @@ class ConnectionPoolManager:
     def resize(self, *, min_size: int | None = None, max_size: int | None = None) -> None:
         """Change the limits of the running pool.
 
-        Surplus idle connections are closed now, surplus busy ones when they come back.
+        Surplus idle connections are closed now, surplus busy ones when they come back. Without
+        ``min_size`` the floor is lowered to a smaller ``max_size``.
 
         Raises:
             PoolConfigurationError: The values are out of range or contradict each other.
@@ -349,16 +358,21 @@ class ConnectionPoolManager:
         self._pool.resize(new_min, new_max)
 
     async def expire_connections(self) -> None:
-        """Replace every connection: idle ones now, those in use when they come back."""
+        """Replace every connection: idle ones now, those in use when they come back.
+
+        Returns at once; the replacements are opened in the background as they are needed.
+        """
         self._pool.expire()
 
     def set_connect_args(self, dsn: str | None = None, **connect_kwargs: Any) -> None:
         """Use other connection arguments from the next connection on.
 
-        Follow it by ``expire_connections()`` to replace the present ones.
+        Replaces all of them, those given to the constructor included. Follow it by
+        ``expire_connections()`` to replace the present connections, too.
         """
         url = None if dsn is None else split_url(dsn)[1]
         self._connect_args = (dsn, connect_kwargs)
+        self._log.hide(*self._secrets())
         self._pool.database = mask_url(dsn) if dsn else default_name(dsn, connect_kwargs)
         if self._config.command_timeout is not None:
             connect_kwargs = {"command_timeout": self._config.command_timeout, **connect_kwargs}
@@ -406,6 +420,11 @@ class ConnectionPoolManager:
 
     async def _borrow(self, method: str, *args: Any, **kwargs: Any) -> Any:
         pool = self._pool
+        if method != "execute" and pool.driver.name == "psycopg":
+            raise PoolUsageError(
+                f"psycopg has no {method}(). Suggestion: use `async with pool.acquire() as "
+                "connection:` and psycopg's own methods, or a postgresql:// URL for asyncpg."
+            )
         lease = pool.acquire_nowait()
         if lease is None:
             lease = await pool.wait(None)
@@ -415,7 +434,12 @@ class ConnectionPoolManager:
             pool.release(lease)
 
     async def execute(self, query: str, *args: Any, timeout: float | None = None) -> Any:
-        """Borrow a connection and run ``Connection.execute`` on it."""
+        """Borrow a connection and run ``Connection.execute`` on it.
+
+        ``timeout`` (seconds) bounds the statement, not the wait for a connection. Raises what
+        ``acquire`` raises, before anything is sent, and the driver's errors. Cancelling it
+        cancels the statement and gives the connection back.
+        """
         if timeout is None:
             return await self._borrow("execute", query, *args)
         return await self._borrow("execute", query, *args, timeout=timeout)
@@ -423,7 +447,7 @@ class ConnectionPoolManager:
     async def executemany(
         self, command: str, args: Iterable[Any], *, timeout: float | None = None
     ) -> None:
-        """Borrow a connection and run ``Connection.executemany`` on it."""
+        """Borrow a connection and run ``Connection.executemany`` on it; as ``execute``, asyncpg only."""
         await self._borrow("executemany", command, args, timeout=timeout)
 
     async def fetch(
@@ -433,7 +457,7 @@ class ConnectionPoolManager:
         timeout: float | None = None,
         record_class: type | None = None,
     ) -> list[Any]:
-        """Borrow a connection and run ``Connection.fetch`` on it."""
+        """Borrow a connection and run ``Connection.fetch`` on it; as ``execute``, asyncpg only."""
         rows: list[Any] = await self._borrow(
             "fetch", query, *args, timeout=timeout, record_class=record_class
         )
@@ -442,7 +466,7 @@ class ConnectionPoolManager:
     async def fetchval(
         self, query: str, *args: Any, column: int = 0, timeout: float | None = None
     ) -> Any:
-        """Borrow a connection and run ``Connection.fetchval`` on it."""
+        """Borrow a connection and run ``Connection.fetchval`` on it; as ``execute``, asyncpg only."""
         return await self._borrow("fetchval", query, *args, column=column, timeout=timeout)
 
     async def fetchrow(
@@ -452,7 +476,7 @@ class ConnectionPoolManager:
         timeout: float | None = None,
         record_class: type | None = None,
     ) -> Any:
-        """Borrow a connection and run ``Connection.fetchrow`` on it."""
+        """Borrow a connection and run ``Connection.fetchrow`` on it; as ``execute``, asyncpg only."""
         return await self._borrow(
             "fetchrow", query, *args, timeout=timeout, record_class=record_class
         )
@@ -465,29 +489,41 @@ class ConnectionPoolManager:
         timeout: float | None = None,
         record_class: type | None = None,
     ) -> list[Any]:
-        """Borrow a connection and run ``Connection.fetchmany`` on it."""
+        """Borrow a connection and run ``Connection.fetchmany`` on it; as ``execute``, asyncpg only."""
         rows: list[Any] = await self._borrow(
             "fetchmany", query, args, timeout=timeout, record_class=record_class
         )
         return rows
 
     async def copy_from_table(self, table_name: str, **options: Any) -> str:
-        """Borrow a connection and run ``Connection.copy_from_table`` on it."""
+        """Borrow a connection and run ``Connection.copy_from_table`` on it.
+
+        Raises and is cancelled as ``execute``; asyncpg only.
+        """
         status: str = await self._borrow("copy_from_table", table_name, **options)
         return status
 
     async def copy_from_query(self, query: str, *args: Any, **options: Any) -> str:
-        """Borrow a connection and run ``Connection.copy_from_query`` on it."""
+        """Borrow a connection and run ``Connection.copy_from_query`` on it.
+
+        Raises and is cancelled as ``execute``; asyncpg only.
+        """
         status: str = await self._borrow("copy_from_query", query, *args, **options)
         return status
 
     async def copy_to_table(self, table_name: str, **options: Any) -> str:
-        """Borrow a connection and run ``Connection.copy_to_table`` on it."""
+        """Borrow a connection and run ``Connection.copy_to_table`` on it.
+
+        Raises and is cancelled as ``execute``; asyncpg only.
+        """
         status: str = await self._borrow("copy_to_table", table_name, **options)
         return status
 
     async def copy_records_to_table(self, table_name: str, **options: Any) -> str:
-        """Borrow a connection and run ``Connection.copy_records_to_table`` on it."""
+        """Borrow a connection and run ``Connection.copy_records_to_table`` on it.
+
+        Raises and is cancelled as ``execute``; asyncpg only.
+        """
         status: str = await self._borrow("copy_records_to_table", table_name, **options)
         return status
 
@@ -529,7 +565,10 @@ class ConnectionPoolManager:
         return self._pool.state.phase in {Phase.DRAINING, Phase.CLOSED}
 
     def get_statistics(self) -> PoolStatistics:
-        """What the pool is doing and has done, at one instant; no query, no lock, < 1 ms."""
+        """What the pool is doing and has done, at one instant; no query, no lock, < 1 ms.
+
+        May be called from any thread.
+        """
         pool = self._pool
         availability, _reasons = judge(self._evidence())
         return PoolStatistics.collect(
@@ -581,6 +620,9 @@ class ConnectionPoolManager:
         """Call ``listener`` with every event from now on, from the pool's event loop.
 
         It must not block; what it raises is logged and harms nobody.
+
+        Raises:
+            PoolConfigurationError: The listener is a coroutine function.
         """
         self._bus.add(listener)
 
@@ -603,59 +645,3 @@ def _abort_unclaimed(dialling: asyncio.Task[tuple[Any, float]]) -> None:
     """The dial may have succeeded in the very moment its caller was cancelled."""
     if not dialling.cancelled() and dialling.exception() is None:
         dialling.result()[0].abort()
-
-
-def create_pool(
-    dsn: str | None = None,
-    *,
-    min_size: int | None = None,
-    max_size: int | None = None,
-    max_queries: int | None = None,
-    max_inactive_connection_lifetime: float | None = None,
-    timeout: float | None = None,
-    acquire_timeout: float | None = None,
-    **options: Any,
-) -> ConnectionPoolManager:
-    """Make a pool the way ``asyncpg.create_pool`` does; await it or enter it to open it.
-
-    What is not given comes from the environment, see ``PoolConfig``.
-
-    Args:
-        dsn: URL of the database; None reads ``POOL_DATABASE_URL`` or ``DATABASE_URL``, then
-            leaves it to asyncpg's ``PG*`` variables.
-        min_size: Floor; by default 2, or ``max_size`` if that is less.
-        max_size: Ceiling; by default 10.
-        max_queries: Uses of a connection before it is replaced; by default 50,000.
-        max_inactive_connection_lifetime: Seconds an idle connection above the floor is kept; by
-            default 300.
-        timeout: Seconds to open one connection, as in asyncpg.
-        acquire_timeout: Seconds ``acquire`` waits; asyncpg waits for ever, this pool 30 s.
-        options: Any option of ``PoolConfig``, any hook of ``ConnectionPoolManager``, and whatever
-            else the driver's ``connect`` takes.
-
-    Raises:
-        PoolConfigurationError: An option cannot be used.
-    """
-    chosen: dict[str, Any] = {
-        "database_url": dsn,
-        "min_size": min_size,
-        "max_size": max_size,
-        "max_queries": max_queries,
-        "max_inactive_connection_lifetime": max_inactive_connection_lifetime,
-        "connect_timeout": timeout,
-        "timeout": acquire_timeout,
-    }
-    config_options = {name: value for name, value in chosen.items() if value is not None}
-    options.pop("loop", None)
-    # asyncpg distinguishes the connections opened at start from the floor; here they are one.
-    init_size = options.pop("init_size", None)
-    if init_size is not None and min_size is None:
-        config_options["min_size"] = init_size
-    reset = options.pop("reset", None)
-    if isinstance(reset, str):
-        config_options["reset"] = reset
-        reset = None
-    for name in PoolConfig.model_fields:
-        if name in options:
-            config_options[name] = options.pop(name)
-    return ConnectionPoolManager(PoolConfig(**config_options), reset=reset, **options)

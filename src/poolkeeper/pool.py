@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
-import threading
 from asyncio import _get_running_loop, current_task  # type: ignore[attr-defined]
 from functools import partial
 from math import inf
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from poolkeeper.core.availability import Failure
 from poolkeeper.core.effects import (
     Close,
     Connect,
@@ -31,19 +28,14 @@ from poolkeeper.core.state import PoolState
 from poolkeeper.core.waiters import TicketState
 from poolkeeper.deadlines import bounded
 from poolkeeper.drivers.base import Condition
-from poolkeeper.exceptions import PoolUsageError
-from poolkeeper.observability.events import (
-    ConnectionRecycled,
-    DatabaseConnectionLost,
-    DatabaseReconnected,
-    PoolExhausted,
-    PoolUtilizationHigh,
-    ReconnectAttempt,
-)
-from poolkeeper.refusals import cause_text, closed_error, deadlock_error, refusal_error
+from poolkeeper.errands import CLOSE_SECONDS, Errands
+from poolkeeper.holders import holders, task_name, youngest_in_deadlock
+from poolkeeper.misuse import Home
+from poolkeeper.refusals import closed_error, deadlock_error, refusal_error
+from poolkeeper.reporter import Reporter
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine
+    from collections.abc import Awaitable, Callable
 
     from poolkeeper.core.sizing import Limits
     from poolkeeper.core.waiters import Ticket
@@ -52,14 +44,6 @@ if TYPE_CHECKING:
     from poolkeeper.observability.statistics import DurationRecorder, PoolCounters
     from poolkeeper.session_policy import ResetPolicy
     from poolkeeper.snapshot import PoolSnapshot
-
-CLOSE_SECONDS = 2.0
-"""How long a server may take to acknowledge a goodbye before the transport is dropped."""
-
-CONNECT_GRACE_SECONDS = 0.5
-"""A driver bounds its own connect; this is how much later we stop believing that."""
-
-HIGH_UTILIZATION = 0.8
 
 WAITING = TicketState.WAITING
 
@@ -94,35 +78,28 @@ class Pool:
         self.state = PoolState(limits, rng)
         self.counters = counters
         self.recorder: DurationRecorder | None = None
-        self.last_error: BaseException | None = None
+        self.reporter = Reporter(name, counters, emit, redact)
+        self.errands = Errands(
+            self,
+            policy,
+            connect_timeout=connect_timeout,
+            validation_timeout=validation_timeout,
+            reset_timeout=reset_timeout,
+        )
         self.probe_latency: float | None = None
         self.opened_at = 0.0
         self.terminated = 0
         self.server_version: str | None = None
-        self._emit = emit
-        self._redact = redact
         self._policy = policy
         self._always_reset = policy.always
         self._timeout = timeout
-        self._connect_timeout = connect_timeout
-        self._validation_timeout = validation_timeout
-        self._reset_timeout = reset_timeout
         self._setup = setup
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._pid = 0
-        self._thread = 0
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._connecting: dict[Slot, asyncio.Task[None]] = {}
-        # Dials begun and not ended: a task in ``_connecting`` may not have run yet.
-        self._dialling = 0
-        # Dials of the present outage, or of the last one.
-        self._attempts = 0
+        self._home = Home()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_when = inf
         self._emptied: asyncio.Future[None] | None = None
         self._settled: asyncio.Future[None] | None = None
-        self._exhausted_reported = False
-        self._utilization_reported = False
 
     # Borrowing --------------------------------------------------------------------------------
 
@@ -144,7 +121,7 @@ class Pool:
         if session.is_closed():
             # The driver knows already; its callback is about to run.
             self._lost(slot)
-            self._carry_out(self.state.release(slot, now))
+            self.carry_out(self.state.release(slot, now))
             return None
         self.counters.wait.counts[0] += 1
         if self.recorder is not None:
@@ -195,24 +172,24 @@ class Pool:
             future = self._loop.create_future()
             ticket, effects = state.request(now, deadline, (future, me, started, seconds))
             if effects:
-                self._carry_out(effects)
+                self.carry_out(effects)
             if ticket.state is WAITING:
                 if deadline < self._timer_when:
                     self._arm(deadline)
-                if not self._exhausted_reported:
-                    self._report_if_exhausted()
+                if not self.reporter.exhausted_reported:
+                    self.reporter.exhausted(self.snapshot())
             try:
                 await future
             except asyncio.CancelledError:
                 self.counters.total_cancellations += 1
-                self._carry_out(state.cancel(ticket, monotonic()))
+                self.carry_out(state.cancel(ticket, monotonic()))
                 raise
             slot = state.accept(ticket)
             now = monotonic()
             if slot.connection.is_closed():
                 # It died between being granted and being picked up; nothing was done with it.
                 self._lost(slot)
-                self._carry_out(state.release(slot, now))
+                self.carry_out(state.release(slot, now))
                 continue
             waited = now - started
             counters = self.counters
@@ -248,45 +225,7 @@ class Pool:
         self.counters.use.observe(monotonic() - slot.taken_at)
         if slot.state is IN_USE:
             slot.connection.take_back(lease)
-            self._carry_out(self.state.discard(slot, reason))
-
-    def _report_if_exhausted(self) -> None:
-        """Say once that all connections are in use and somebody has begun to wait."""
-        snapshot = self.snapshot()
-        if snapshot.active == snapshot.max_size:
-            self._exhausted_reported = True
-            self._emit(
-                PoolExhausted(
-                    pool=self.name,
-                    active=snapshot.active,
-                    waiting=snapshot.waiting,
-                    max_size=snapshot.max_size,
-                    oldest_waiter_seconds=snapshot.oldest_waiter_seconds,
-                )
-            )
-
-    def _deadlocked(self) -> bool:
-        """Whether every connection is held by a task that waits for another one."""
-        state = self.state
-        if state.paused or len(state.slots) < state.limits.max_size:
-            return False
-        waiting = {ticket.owner[1] for ticket in state.waiters}
-        return all(
-            slot.borrow is not None and slot.borrow._task in waiting
-            for slot in state.slots.values()
-        )
-
-    def _break_deadlock(self) -> None:
-        """Refuse the youngest request of a holder, so that the others can go on."""
-        holders = {slot.borrow._task for slot in self.state.slots.values()}
-        ticket = [ticket for ticket in self.state.waiters if ticket.owner[1] in holders][-1]
-        future, task, started, seconds = ticket.owner
-        error = deadlock_error(
-            self.snapshot(), _task_name(task), seconds, monotonic() - started, self.holders()
-        )
-        self._carry_out(self.state.cancel(ticket, monotonic()))
-        if not future.done():
-            future.set_exception(error)
+            self.carry_out(self.state.discard(slot, reason))
 
     def release(self, lease: Any) -> None:
         """Take a connection back. Never waits: what has to be cleaned is cleaned afterwards.
@@ -327,24 +266,24 @@ class Pool:
             return
         if condition is Condition.CLOSED:
             self._lost(slot)
-            self._carry_out(state.release(slot, now))
+            self.carry_out(state.release(slot, now))
         elif condition is Condition.BUSY:
-            self._carry_out(state.discard(slot, "released_while_busy"))
+            self.carry_out(state.discard(slot, "released_while_busy"))
         else:
             slot.recipe = self._policy.recipe(condition)
-            self._carry_out(state.release(slot, now, dirty=slot.recipe is not None))
+            self.carry_out(state.release(slot, now, dirty=slot.recipe is not None))
 
     def _wake(self, ticket: Ticket) -> None:
         future = ticket.owner[0]
         if future.done():
             # Cancelled, but its task has not run yet to say so.
-            self._carry_out(self.state.cancel(ticket, monotonic()))
+            self.carry_out(self.state.cancel(ticket, monotonic()))
         else:
             future.set_result(None)
 
     # Effects ----------------------------------------------------------------------------------
 
-    def _carry_out(self, effects: list[Effect]) -> None:
+    def carry_out(self, effects: list[Effect]) -> None:
         for effect in effects:
             match effect:
                 case Grant(ticket):
@@ -352,69 +291,23 @@ class Pool:
                 case Refuse(ticket, why, snapshot):
                     self._turn_away(ticket, why, snapshot)
                 case Connect(slot):
-                    task = self._own(self._connect(slot))
-                    self._connecting[slot] = task
-                    task.add_done_callback(partial(self._connect_ended, slot))
+                    self.errands.start_connect(slot)
                 case Validate(slot):
-                    self._own(self.probe(slot, self._validation_timeout))
+                    self.errands.start_probe(slot)
                 case Reset(slot):
-                    self._own(self._reset(slot))
+                    self.errands.start_reset(slot)
                 case Close(slot, reason, abort):
-                    self._close(slot, reason, abort=abort)
+                    self.reporter.recycled(slot, reason)
+                    self.errands.start_close(slot, abort=abort)
                 case OutageBegan():
-                    self._outage_began(effect)
+                    self.reporter.outage_began(effect, self.errands.dialling)
+                    self.rearm()
                 case OutageEnded(duration):
-                    self._outage_ended(duration)
+                    self.reporter.outage_ended(duration)
         if self.state.phase is Phase.CLOSED and self._emptied is not None:
             if not self._emptied.done():
                 self._emptied.set_result(None)
             self._disarm()
-
-    def _own(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run ``work`` in a task that belongs to the pool, not to any caller."""
-        assert self._loop is not None
-        task = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
-
-    async def _connect(self, slot: Slot) -> None:
-        state = self.state
-        started = monotonic()
-        self._dialling += 1
-        if state.down_since is not None:
-            failed_at = state.last_failure_at if state.attempts else None
-            self._report_attempt(0.0 if failed_at is None else started - failed_at)
-        try:
-            session = await bounded(
-                self.driver.connect(self._connect_timeout),
-                self._connect_timeout + CONNECT_GRACE_SECONDS,
-                too_late=lambda session: session.abort(),
-            )
-        except asyncio.CancelledError:
-            self._dialling -= 1
-            raise
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is this attempt's result
-            self._dialling -= 1
-            self._connecting.pop(slot, None)
-            self.note_failure(error)
-            self.counters.total_connect_failures += 1
-            now = monotonic()
-            self._carry_out(state.connect_failed(slot, self.driver.failure(error), now))
-        else:
-            self._dialling -= 1
-            self._connecting.pop(slot, None)
-            self.adopt(slot, session, started)
-        if state.usable() >= state.limits.min_size or state.last_failure is not None:
-            self._settle()
-        self.rearm()
-
-    def _connect_ended(self, slot: Slot, _task: asyncio.Task[None]) -> None:
-        # A task cancelled before its first step never gets to report.
-        if self._connecting.pop(slot, None) is not None:
-            self._carry_out(
-                self.state.connect_failed(slot, Failure.UNAVAILABLE, monotonic())
-            )
 
     def adopt(self, slot: Slot, session: Any, started: float) -> None:
         """Put a fresh session to use in ``slot``."""
@@ -426,111 +319,18 @@ class Pool:
         if self.recorder is not None:
             self.recorder.create(took)
         session.on_lost(partial(self._lost, slot))
-        self._carry_out(self.state.connected(slot, session, now))
+        self.carry_out(self.state.connected(slot, session, now))
 
-    async def probe(self, slot: Slot, seconds: float) -> None:
-        """One bounded round trip on a slot taken out of circulation."""
-        session = slot.connection
-        started = monotonic()
-        try:
-            await bounded(session.probe(), seconds, give_up=session.abort)
-        except asyncio.CancelledError:
-            if slot.state is not CLOSED:
-                # The keeper was stopped in mid-probe; the answer would have no reader.
-                self._carry_out(self.state.discard(slot, "probe_given_up"))
-            raise
-        except Exception as error:  # noqa: BLE001 - the answer to "does it work?" is no
-            self.note_failure(error)
-            self._carry_out(self.state.validation_failed(slot, monotonic()))
-        else:
-            now = monotonic()
-            self.probe_latency = now - started
-            self._carry_out(self.state.validated(slot, now))
-
-    async def _reset(self, slot: Slot) -> None:
-        session = slot.connection
-        assert slot.recipe is not None
-        try:
-            await bounded(
-                self._policy.clean(session, slot.recipe), self._reset_timeout, give_up=session.abort
-            )
-        except Exception as error:  # noqa: BLE001 - also the user's own reset may raise anything
-            self.note_failure(error)
-            self._carry_out(self.state.reset_failed(slot, monotonic()))
-        else:
-            self._carry_out(self.state.reset_done(slot, monotonic()))
-
-    def _close(self, slot: Slot, reason: str, *, abort: bool) -> None:
-        session = slot.connection
-        self.counters.recycled[reason] = self.counters.recycled.get(reason, 0) + 1
-        self._emit(
-            ConnectionRecycled(
-                pool=self.name,
-                reason=reason,
-                age_seconds=monotonic() - slot.created_at,
-                uses=slot.uses,
-                connection_id=slot.id,
-            )
-        )
-        if abort or session.is_closed():
-            session.abort()
-            self._carry_out(self.state.closed(slot, monotonic()))
-        else:
-            self._own(self._say_goodbye(slot))
-
-    async def _say_goodbye(self, slot: Slot) -> None:
-        session = slot.connection
-        try:
-            await bounded(session.close(), CLOSE_SECONDS, give_up=session.abort)
-        except Exception:  # noqa: BLE001 - it is gone either way
-            session.abort()
-        if slot.state is not CLOSED:
-            self._carry_out(self.state.closed(slot, monotonic()))
+    def dialled(self) -> None:
+        """A dial has ended, one way or the other."""
+        state = self.state
+        if state.usable() >= state.limits.min_size or state.last_failure is not None:
+            self._settle()
+        self.rearm()
 
     def _lost(self, slot: Slot) -> None:
         """The peer ended a connection."""
-        self._carry_out(self.state.lost(slot, monotonic()))
-
-    def note_failure(self, error: BaseException) -> None:
-        """Keep the latest failure for error messages and health; secrets are removed."""
-        self.last_error = error
-        self.counters.last_error = self._redact(cause_text(error))
-
-    def _outage_began(self, outage: OutageBegan) -> None:
-        self.counters.total_outages += 1
-        self._emit(
-            DatabaseConnectionLost(
-                pool=self.name,
-                detection_time_seconds=outage.silent_for,
-                reason=outage.reason,
-                error=None if outage.reason == "connection_lost" else self.counters.last_error,
-                connections_lost=outage.connections_lost,
-            )
-        )
-        self._attempts = 0
-        for _ in range(self._dialling):
-            # A dial begun for another reason is an attempt to reconnect now.
-            self._report_attempt(0.0)
-        self.rearm()
-
-    def _report_attempt(self, delay: float) -> None:
-        self._attempts += 1
-        self._emit(
-            ReconnectAttempt(
-                pool=self.name,
-                attempt=self._attempts,
-                delay_seconds=delay,
-                error=self.counters.last_error,
-            )
-        )
-
-    def _outage_ended(self, duration: float) -> None:
-        self.counters.outage_seconds += duration
-        self.last_error = None
-        self.counters.last_error = None
-        self._emit(
-            DatabaseReconnected(pool=self.name, outage_seconds=duration, attempts=self._attempts)
-        )
+        self.carry_out(self.state.lost(slot, monotonic()))
 
     def _turn_away(self, ticket: Ticket, why: Refusal, snapshot: PoolSnapshot) -> None:
         future, _task, started, seconds = ticket.owner
@@ -550,9 +350,9 @@ class Pool:
                 snapshot=snapshot,
                 timeout=seconds,
                 waited=monotonic() - started,
-                holders=self.holders(),
+                holders=holders(state),
                 database=self.database,
-                cause=self.last_error if why is not Refusal.CLOSED else None,
+                cause=self.reporter.last_error if why is not Refusal.CLOSED else None,
                 outage_seconds=self.outage_seconds(),
                 next_attempt_seconds=self.next_attempt_seconds(),
                 max_waiting=state.limits.max_waiting,
@@ -583,44 +383,37 @@ class Pool:
     def _on_timer(self) -> None:
         self._timer, self._timer_when = None, inf
         if self.state.phase is Phase.OPEN:
-            self._carry_out(self.state.tick(monotonic()))
+            self.carry_out(self.state.tick(monotonic()))
             self.rearm()
 
     def sign_of_life(self) -> None:
         """The database's door is open again: dial now rather than when the backoff ends."""
-        if self.state.phase is Phase.OPEN and not self._connecting:
-            self._carry_out(self.state.sign_of_life(monotonic()))
+        if self.state.phase is Phase.OPEN and not self.errands.connecting:
+            self.carry_out(self.state.sign_of_life(monotonic()))
 
     def housekeep(self) -> None:
-        """Once in a while: retire what is due, report high utilization, re-arm the reports."""
-        state = self.state
-        self._carry_out(state.retire(monotonic()))
-        if not state.waiters:
-            self._exhausted_reported = False
-        elif self._deadlocked():
-            self._break_deadlock()
-        snapshot = self.snapshot()
-        utilization = snapshot.active / snapshot.max_size
-        if utilization <= HIGH_UTILIZATION:
-            self._utilization_reported = False
-        elif not self._utilization_reported:
-            self._utilization_reported = True
-            self._emit(
-                PoolUtilizationHigh(
-                    pool=self.name,
-                    utilization=utilization,
-                    active=snapshot.active,
-                    max_size=snapshot.max_size,
-                )
-            )
+        """Once in a while: retire what is due, break a deadlock, look at the utilization."""
+        self.carry_out(self.state.retire(monotonic()))
+        ticket = youngest_in_deadlock(self.state)
+        if ticket is not None:
+            self._refuse_deadlocked(ticket)
+        self.reporter.look_at(self.snapshot())
+
+    def _refuse_deadlocked(self, ticket: Ticket) -> None:
+        future, task, started, seconds = ticket.owner
+        error = deadlock_error(
+            self.snapshot(), task_name(task), seconds, monotonic() - started, holders(self.state)
+        )
+        self.carry_out(self.state.cancel(ticket, monotonic()))
+        if not future.done():
+            future.set_exception(error)
 
     # Life cycle -------------------------------------------------------------------------------
 
     def bind(self) -> None:
         """Belong to the running loop from now on."""
         self._loop = asyncio.get_running_loop()
-        self._pid = os.getpid()
-        self._thread = threading.get_ident()
+        self._home = Home()
         self.opened_at = monotonic()
 
     def unbind(self) -> None:
@@ -644,7 +437,7 @@ class Pool:
                 self.adopt(effect.slot, session, started)
                 session = None
             else:
-                self._carry_out([effect])
+                self.carry_out([effect])
         if self.state.usable() >= self.state.limits.min_size:
             self._settle()
         await self._settled
@@ -664,13 +457,13 @@ class Pool:
         if self._emptied is None:
             assert self._loop is not None
             self._emptied = self._loop.create_future()
-            self._carry_out(state.drain(monotonic()))
-            for task in list(self._connecting.values()):
-                task.cancel()
+            self.carry_out(state.drain(monotonic()))
+            self.errands.cancel_connects()
         try:
             async with asyncio.timeout(seconds):
                 await asyncio.shield(self._emptied)
         except TimeoutError:
+            await self.errands.cancel_statements()
             self.terminate()
             # Cancelled dials report in the next turns of the loop.
             await asyncio.wait({self._emptied}, timeout=CLOSE_SECONDS)
@@ -687,26 +480,25 @@ class Pool:
         self._settle()
         if state.phase is Phase.OPEN:
             self._emptied = self._emptied or asyncio.get_running_loop().create_future()
-            self._carry_out(state.drain(monotonic()))
-        for task in list(self._tasks):
-            task.cancel()
+            self.carry_out(state.drain(monotonic()))
+        self.errands.cancel()
         for slot in list(state.slots.values()):
             if slot.connection is not None:
                 self.terminated += 1
                 slot.connection.abort()
-                self._carry_out(state.cut_off(slot))
+                self.carry_out(state.cut_off(slot))
 
     def expire(self) -> None:
         """Replace every connection."""
-        self._carry_out(self.state.expire(monotonic()))
+        self.carry_out(self.state.expire(monotonic()))
 
     def resize(self, min_size: int, max_size: int) -> None:
         """Change the limits."""
-        self._carry_out(self.state.resize(min_size, max_size, monotonic()))
+        self.carry_out(self.state.resize(min_size, max_size, monotonic()))
 
     def resume(self) -> None:
         """Grant connections again."""
-        self._carry_out(self.state.resume(monotonic()))
+        self.carry_out(self.state.resume(monotonic()))
 
     # Reports ----------------------------------------------------------------------------------
 
@@ -725,41 +517,15 @@ class Pool:
 
     def next_attempt_seconds(self) -> float | None:
         """Seconds until the next connection attempt of an outage; None without one planned."""
-        if self.state.down_since is None or self._connecting:
+        if self.state.down_since is None or self.errands.connecting:
             return None
         return max(0.0, self.state.next_attempt_at - monotonic())
 
-    def holders(self) -> list[str]:
-        """Who has a connection and for how long, the longest first."""
-        now = monotonic()
-        held = [slot for slot in self.state.slots.values() if slot.borrow is not None]
-        held.sort(key=lambda slot: slot.taken_at)
-        return [
-            f"{_task_name(slot.borrow._task)} for {now - slot.taken_at:.1f}s" for slot in held
-        ]
-
-    def _refuse_misuse(self) -> None:
+    def _refuse_misuse(self) -> NoReturn:
         """Explain which rule a call from the wrong place broke."""
         if self._loop is None:
             raise closed_error(self.state.phase.value)
-        if os.getpid() != self._pid:
-            msg = (
-                f"This pool was opened in process {self._pid} and is used in process "
-                f"{os.getpid()}: connections cannot be shared across a fork. Suggestion: open a "
-                "pool in each process, after the fork."
-            )
-        elif threading.get_ident() != self._thread:
-            msg = (
-                "This pool belongs to the event loop of another thread. Suggestion: hand the work "
-                "to that loop with asyncio.run_coroutine_threadsafe(), or open a pool here."
-            )
-        else:
-            msg = (
-                "This pool belongs to another event loop than the running one. Suggestion: open "
-                "the pool inside the loop that uses it; with pytest-asyncio give fixture and test "
-                "the same loop scope."
-            )
-        raise PoolUsageError(msg)
+        raise self._home.stranger()
 
     def _drop_statement_cache(self) -> None:
         self._each_session(self.driver.forget_statements)
@@ -771,10 +537,6 @@ class Pool:
         for slot in self.state.slots.values():
             if slot.connection is not None and not slot.connection.is_closed():
                 forget(slot.connection)
-
-
-def _task_name(task: asyncio.Task[Any] | None) -> str:
-    return "code outside any task" if task is None else f"task {task.get_name()!r}"
 
 
 async def _as_coroutine(work: Awaitable[None]) -> None:

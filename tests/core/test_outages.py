@@ -75,17 +75,18 @@ def test_losing_an_expired_connection_is_no_outage():
 
 def test_silence_is_measured_from_the_last_use_of_any_connection():
     """A pool that never needed a probe was not silent all that time."""
-    world = settled(min_size=1, max_size=1)
+    world = settled(min_size=2, max_size=2)
     for _ in range(100):
         slot = world.arrive()
         world.sleep(0.4)
         world.give_back(slot)
+    world.arrive()
     world.sleep(2.0)
     world.probe(1.0)
     world.fail(world.pending[0])
     (outage,) = world.outages
     assert outage.silent_for == pytest.approx(2.0)
-    assert outage.connections_lost == 1
+    assert outage.connections_lost == 2
 
 
 def test_waiters_are_held_through_a_short_outage():

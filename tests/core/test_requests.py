@@ -86,6 +86,7 @@ def test_a_grant_nobody_picked_up_is_not_a_use():
     (slot,) = borrow(world, 1)
     ticket = world.arrive()
     uses = slot.uses
+    world.sleep(20.0)
     world.give_back(slot)
     released_at = world.now
     world.sleep(0.3)
@@ -114,6 +115,18 @@ def test_a_dirty_connection_is_cleaned_before_the_next_one_gets_it():
     assert slot.state is RESETTING
     world.succeed(world.pending[0])
     assert ticket.slot is slot
+
+
+def test_a_waiter_whose_connection_died_in_validation_gets_another_one_at_once():
+    """It does not wait for the probe of a connection known to be dead."""
+    world = settled(min_size=2, max_size=2)
+    world.sleep(60.0)
+    ticket = world.arrive()
+    (probe,) = world.pending
+    world.lose(probe.slot)
+    _, other = world.pending
+    world.succeed(other)
+    assert ticket.slot is other.slot
 
 
 def test_a_connection_that_cannot_be_cleaned_is_replaced():

@@ -94,17 +94,33 @@ def test_an_old_connection_is_kept_while_no_new_one_can_be_opened():
     assert reasons(world) == ["max_lifetime"]
 
 
+def test_nothing_is_retired_while_dials_fail():
+    """The room a working connection leaves could not be filled."""
+    world = settled(min_size=2, max_size=2, max_lifetime=60.0)
+    world.sleep(61.0)
+    lost, old = world.state.idle
+    world.lose(lost)
+    world.succeed(world.pending[0])
+    world.fail(world.pending[0])
+    world.retire()
+    assert old.state is IDLE
+    assert reasons(world) == ["connection_lost"]
+
+
 def test_a_failed_successor_does_not_get_its_predecessor_closed_on_release():
     """Its next turn is decided by the rate limit again, like everybody's."""
     world = settled(min_size=1, max_size=2, max_lifetime=60.0)
     world.sleep(61.0)
     world.retire()
     world.fail(world.pending[0])
-    world.sleep(31.0)
     world.settle()
+    world.probe(0.0)
+    world.succeed(world.pending[0])
     (old,) = borrow(world, 1)
+    world.sleep(31.0)
     world.give_back(old)
     assert reasons(world) == []
+    assert old.state is IDLE
 
 
 def test_connections_opened_together_do_not_retire_together():

@@ -157,7 +157,7 @@ async def test_reconnect_breaks_the_backoff_when_the_door_opens():
     async with memory_pool(
         database, min_size=1, reconnect_initial_delay=3600, reconnect_max_delay=3600
     ) as pool:
-        keeper = ReconnectKeeper(pool._pool, [("127.0.0.1", door.port)])
+        keeper = ReconnectKeeper(pool._pool, lambda: [("127.0.0.1", door.port)])
         database.keep_failing("connect", ConnectionRefusedError("nobody there"))
         database.drop()
         await eventually(lambda: pool.get_statistics().total_connect_failures)
@@ -178,7 +178,7 @@ async def test_reconnect_does_not_hurry_a_server_that_refuses_the_login():
     async with memory_pool(
         database, min_size=1, reconnect_initial_delay=3600, reconnect_max_delay=3600
     ) as pool:
-        keeper = ReconnectKeeper(pool._pool, [("127.0.0.1", door.port)])
+        keeper = ReconnectKeeper(pool._pool, lambda: [("127.0.0.1", door.port)])
         database.keep_failing(
             "connect", MemoryServerError("password authentication failed", sqlstate="28P01")
         )
@@ -198,7 +198,7 @@ async def test_reconnect_hurries_once_a_starting_server_has_started():
     async with memory_pool(
         database, min_size=1, reconnect_initial_delay=3600, reconnect_max_delay=3600
     ) as pool:
-        keeper = ReconnectKeeper(pool._pool, [("127.0.0.1", door.port)])
+        keeper = ReconnectKeeper(pool._pool, lambda: [("127.0.0.1", door.port)])
         database.keep_failing("connect", MemoryServerError("starting up", sqlstate="57P03"))
         database.drop()
         await eventually(lambda: pool.get_statistics().total_connect_failures)

@@ -19,7 +19,7 @@ def liveness(pool):
 
 
 def reconnect(pool):
-    return ReconnectKeeper(pool, [])
+    return ReconnectKeeper(pool, list)
 
 
 def retirement(pool):

@@ -184,7 +184,7 @@ async def test_a_cancelled_close_leaves_nothing_behind(world, closing):
         await asyncio.wait({borrower})
         await pool.close()
         assert pool.get_size() == 0
-        assert not pool._pool._tasks
+        assert not pool._pool.errands._tasks
         return ended
 
     await sweep(run)

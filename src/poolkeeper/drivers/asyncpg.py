@@ -7,6 +7,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
+from asyncpg import connect_utils
 
 from poolkeeper.drivers.asyncpg_lease import PooledConnection, asyncpg_lease_released
 from poolkeeper.drivers.base import Condition
@@ -113,6 +114,20 @@ class AsyncpgSession:
             await connection.execute("ROLLBACK")
         if recipe:
             await connection.execute(recipe)
+
+    async def cancel(self) -> None:
+        """See ``Session``."""
+        connection = self.connection
+        if connection.is_closed():
+            return
+        protocol = connection._protocol
+        await connect_utils._cancel(
+            loop=connection._loop,
+            addr=connection._addr,
+            params=connection._params,
+            backend_pid=protocol.backend_pid,
+            backend_secret=protocol.backend_secret,
+        )
 
     async def close(self) -> None:
         """See ``Session``."""

@@ -29,19 +29,6 @@ def cached_statement(con: Any, query: str) -> Any:
     return con._stmt_cache.get((query, protocol.get_record_class(), False))
 
 
-def give_up(con: Any, error: Exception) -> None:
-    """Let nobody have the connection again, and say what happened where asyncpg cannot.
-
-    A server that ends a session between two statements says so at once and closes the socket a
-    moment later. In that moment asyncpg knows only that its state is wrong, and so would all the
-    waiters the connection could be passed on to.
-    """
-    con.terminate()
-    if "another operation (2) is in progress" in str(error):
-        msg = "connection was closed by the server before the statement was sent"
-        raise exceptions.ConnectionDoesNotExistError(msg) from error
-
-
 async def run_cached(
     con: Any, statement: Any, query: str, args: tuple[Any, ...], limit: int, column: Any
 ) -> Any:
@@ -54,9 +41,6 @@ async def run_cached(
     with section:
         try:
             rows = await con._protocol.bind_execute(statement, args, "", limit, False, None)
-        except exceptions.InternalClientError as error:
-            give_up(con, error)
-            raise
         except exceptions.InternalClientError as error:
             give_up(con, error)
             raise

@@ -79,6 +79,9 @@ class Session(Protocol):
         An empty recipe means the rollback is all.
         """
 
+    async def cancel(self) -> None:
+        """Ask the server, on a connection of its own, to stop the running statement."""
+
     async def close(self) -> None:
         """Say goodbye to the server."""
 

@@ -171,6 +171,11 @@ class PsycopgSession:
         finally:
             self._rest()
 
+    async def cancel(self) -> None:
+        """See ``Session``."""
+        if not self.is_closed():
+            await self.connection.cancel_safe()
+
     async def close(self) -> None:
         """See ``Session``."""
         self._lost = None

@@ -33,4 +33,4 @@ class LivenessKeeper(Keeper):
         unheard_for = min(FRESH_SECONDS, self.interval / 2)
         slot = self._pool.state.reserve_for_probe(self._pool.now(), unheard_for)
         if slot is not None:
-            await self._pool.probe(slot, self._timeout)
+            await self._pool.errands.probe(slot, self._timeout)

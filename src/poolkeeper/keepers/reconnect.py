@@ -16,7 +16,7 @@ from poolkeeper.observability.events import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from poolkeeper.observability.events import Event
     from poolkeeper.pool import Pool
@@ -35,7 +35,7 @@ class ReconnectKeeper(Keeper):
     be asked twenty times a second.
     """
 
-    def __init__(self, pool: Pool, endpoints: Sequence[tuple[str, int] | str]) -> None:
+    def __init__(self, pool: Pool, endpoints: Callable[[], Sequence[tuple[str, int] | str]]) -> None:
         super().__init__(KNOCK_INTERVAL)
         self._pool = pool
         self._endpoints = endpoints
@@ -51,7 +51,7 @@ class ReconnectKeeper(Keeper):
 
     async def perform(self) -> None:
         """Knock once."""
-        opened = any([await self._knock(endpoint) for endpoint in self._endpoints])
+        opened = any([await self._knock(endpoint) for endpoint in self._endpoints()])
         if opened and (self._refused or self._pool.state.last_failure is Failure.STARTING):
             self._pool.sign_of_life()
         self._refused = not opened

@@ -80,6 +80,11 @@ class StructlogSink:
         self._logger = logger
         self._redactor = Redactor(*secrets)
 
+    def hide(self, *secrets: str) -> None:
+        """Never write ``secrets`` from now on, such as a password that was changed."""
+        for secret in secrets:
+            self._redactor.add(secret)
+
     def __call__(self, event: Event) -> None:
         """Log ``event``."""
         facts = self._redactor.clean(event.to_dict())

@@ -186,6 +186,9 @@ class MemorySession:
         if recipe:
             self.leftovers.clear()
 
+    async def cancel(self) -> None:
+        """See ``Session``."""
+
     async def close(self) -> None:
         """See ``Session``."""
         await self._reach("close")

@@ -1,0 +1,177 @@
+"""What takes time: dialling, probing, cleaning and closing, each bounded, none in a caller's time."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from poolkeeper.core.availability import Failure
+from poolkeeper.core.slots import CLOSED
+from poolkeeper.deadlines import bounded
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from poolkeeper.core.slots import Slot
+    from poolkeeper.pool import Pool
+    from poolkeeper.session_policy import ResetPolicy
+
+CLOSE_SECONDS = 2.0
+"""How long a server may take to acknowledge a goodbye before the transport is dropped."""
+
+CONNECT_GRACE_SECONDS = 0.5
+"""A driver bounds its own connect; this is how much later we stop believing that."""
+
+
+class Errands:
+    """The tasks of one pool. Each reports its outcome to the core and acts on the answer.
+
+    A driver's exceptions end here: whatever it is, it is the outcome of the errand.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        policy: ResetPolicy,
+        *,
+        connect_timeout: float,
+        validation_timeout: float,
+        reset_timeout: float,
+    ) -> None:
+        self.connecting: dict[Slot, asyncio.Task[None]] = {}
+        # Dials begun and not ended: a task in ``connecting`` may not have run yet.
+        self.dialling = 0
+        self._pool = pool
+        self._policy = policy
+        self._connect_timeout = connect_timeout
+        self._validation_timeout = validation_timeout
+        self._reset_timeout = reset_timeout
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start_connect(self, slot: Slot) -> None:
+        """Dial a connection for ``slot``; the dial belongs to the pool, not to any caller."""
+        task = self._own(self._connect(slot))
+        self.connecting[slot] = task
+        task.add_done_callback(partial(self._connect_ended, slot))
+
+    def start_probe(self, slot: Slot) -> None:
+        """Validate the connection of ``slot`` for somebody who waits."""
+        self._own(self.probe(slot, self._validation_timeout))
+
+    def start_reset(self, slot: Slot) -> None:
+        """Clean the session of ``slot``."""
+        self._own(self._reset(slot))
+
+    def start_close(self, slot: Slot, *, abort: bool) -> None:
+        """Close the connection of ``slot``; with ``abort``, or if it is dead, at once."""
+        session = slot.connection
+        if abort or session.is_closed():
+            session.abort()
+            self._pool.carry_out(self._pool.state.closed(slot, monotonic()))
+        else:
+            self._own(self._say_goodbye(slot))
+
+    def cancel_connects(self) -> None:
+        """Give up every dial."""
+        for task in list(self.connecting.values()):
+            task.cancel()
+
+    def cancel(self) -> None:
+        """Give up everything."""
+        for task in list(self._tasks):
+            task.cancel()
+
+    def _own(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _connect(self, slot: Slot) -> None:
+        pool, state = self._pool, self._pool.state
+        started = monotonic()
+        self.dialling += 1
+        if state.down_since is not None:
+            failed_at = state.last_failure_at if state.attempts else None
+            pool.reporter.attempt(0.0 if failed_at is None else started - failed_at)
+        try:
+            session = await bounded(
+                pool.driver.connect(self._connect_timeout),
+                self._connect_timeout + CONNECT_GRACE_SECONDS,
+                too_late=lambda session: session.abort(),
+            )
+        except asyncio.CancelledError:
+            self.dialling -= 1
+            raise
+        except Exception as error:  # noqa: BLE001 - see the class
+            self.dialling -= 1
+            self.connecting.pop(slot, None)
+            pool.reporter.failed(error)
+            pool.counters.total_connect_failures += 1
+            pool.carry_out(state.connect_failed(slot, pool.driver.failure(error), monotonic()))
+        else:
+            self.dialling -= 1
+            self.connecting.pop(slot, None)
+            pool.adopt(slot, session, started)
+        pool.dialled()
+
+    def _connect_ended(self, slot: Slot, _task: asyncio.Task[None]) -> None:
+        # A task cancelled before its first step never gets to report.
+        if self.connecting.pop(slot, None) is not None:
+            state = self._pool.state
+            self._pool.carry_out(state.connect_failed(slot, Failure.UNAVAILABLE, monotonic()))
+
+    async def probe(self, slot: Slot, seconds: float) -> None:
+        """One bounded round trip on a slot taken out of circulation."""
+        pool, session = self._pool, slot.connection
+        started = monotonic()
+        try:
+            await bounded(session.probe(), seconds, give_up=session.abort)
+        except asyncio.CancelledError:
+            if slot.state is not CLOSED:
+                # The keeper was stopped in mid-probe; the answer would have no reader.
+                pool.carry_out(pool.state.discard(slot, "probe_given_up"))
+            raise
+        except Exception as error:  # noqa: BLE001 - see the class
+            pool.reporter.failed(error)
+            pool.carry_out(pool.state.validation_failed(slot, monotonic()))
+        else:
+            now = monotonic()
+            pool.probe_latency = now - started
+            pool.carry_out(pool.state.validated(slot, now))
+
+    async def _reset(self, slot: Slot) -> None:
+        pool, session = self._pool, slot.connection
+        assert slot.recipe is not None
+        try:
+            await bounded(
+                self._policy.clean(session, slot.recipe), self._reset_timeout, give_up=session.abort
+            )
+        except Exception as error:  # noqa: BLE001 - see the class; also the user's own reset
+            pool.reporter.failed(error)
+            pool.carry_out(pool.state.reset_failed(slot, monotonic()))
+        else:
+            pool.carry_out(pool.state.reset_done(slot, monotonic()))
+
+    async def _say_goodbye(self, slot: Slot) -> None:
+        session = slot.connection
+        try:
+            await bounded(session.close(), CLOSE_SECONDS, give_up=session.abort)
+        except Exception:  # noqa: BLE001 - it is gone either way
+            session.abort()
+        if slot.state is not CLOSED:
+            self._pool.carry_out(self._pool.state.closed(slot, monotonic()))
+
+    async def cancel_statements(self) -> None:
+        """Ask the server to stop what borrowers still run; bounded, best effort.
+
+        Dropping a transport is not enough: the server notices when it next writes to it, which a
+        long statement may not do for hours.
+        """
+        sessions = [slot.connection for slot in self._pool.state.slots.values() if slot.borrow]
+        await asyncio.gather(
+            *(bounded(session.cancel(), CLOSE_SECONDS) for session in sessions),
+            return_exceptions=True,
+        )
