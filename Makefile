@@ -13,7 +13,7 @@ BENCH_ARGS ?=
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-CODE := src tests $(wildcard benchmarks scripts)
+CODE := src tests $(wildcard benchmarks examples scripts)
 
 .PHONY: serve test lint format bench clean outdated
 .DELETE_ON_ERROR:

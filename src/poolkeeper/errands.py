@@ -1,4 +1,4 @@
-"""What takes time: dialling, probing, cleaning and closing, each bounded, none in a caller's time."""
+"""What takes time: dialling, probing, cleaning, closing; each bounded, none in a caller's time."""
 
 from __future__ import annotations
 

@@ -438,7 +438,8 @@ class ConnectionPoolManager:
 
         ``timeout`` (seconds) bounds the statement, not the wait for a connection. Raises what
         ``acquire`` raises, before anything is sent, and the driver's errors. Cancelling it
-        cancels the statement and gives the connection back.
+        cancels the statement and gives the connection back. The same holds for the methods
+        below, which psycopg does not have: with it they raise ``PoolUsageError``.
         """
         if timeout is None:
             return await self._borrow("execute", query, *args)
@@ -447,7 +448,7 @@ class ConnectionPoolManager:
     async def executemany(
         self, command: str, args: Iterable[Any], *, timeout: float | None = None
     ) -> None:
-        """Borrow a connection and run ``Connection.executemany`` on it; as ``execute``, asyncpg only."""
+        """Borrow a connection and run ``Connection.executemany`` on it, see ``execute``."""
         await self._borrow("executemany", command, args, timeout=timeout)
 
     async def fetch(
@@ -457,7 +458,7 @@ class ConnectionPoolManager:
         timeout: float | None = None,
         record_class: type | None = None,
     ) -> list[Any]:
-        """Borrow a connection and run ``Connection.fetch`` on it; as ``execute``, asyncpg only."""
+        """Borrow a connection and run ``Connection.fetch`` on it, see ``execute``."""
         rows: list[Any] = await self._borrow(
             "fetch", query, *args, timeout=timeout, record_class=record_class
         )
@@ -466,7 +467,7 @@ class ConnectionPoolManager:
     async def fetchval(
         self, query: str, *args: Any, column: int = 0, timeout: float | None = None
     ) -> Any:
-        """Borrow a connection and run ``Connection.fetchval`` on it; as ``execute``, asyncpg only."""
+        """Borrow a connection and run ``Connection.fetchval`` on it, see ``execute``."""
         return await self._borrow("fetchval", query, *args, column=column, timeout=timeout)
 
     async def fetchrow(
@@ -476,7 +477,7 @@ class ConnectionPoolManager:
         timeout: float | None = None,
         record_class: type | None = None,
     ) -> Any:
-        """Borrow a connection and run ``Connection.fetchrow`` on it; as ``execute``, asyncpg only."""
+        """Borrow a connection and run ``Connection.fetchrow`` on it, see ``execute``."""
         return await self._borrow(
             "fetchrow", query, *args, timeout=timeout, record_class=record_class
         )
@@ -489,7 +490,7 @@ class ConnectionPoolManager:
         timeout: float | None = None,
         record_class: type | None = None,
     ) -> list[Any]:
-        """Borrow a connection and run ``Connection.fetchmany`` on it; as ``execute``, asyncpg only."""
+        """Borrow a connection and run ``Connection.fetchmany`` on it, see ``execute``."""
         rows: list[Any] = await self._borrow(
             "fetchmany", query, args, timeout=timeout, record_class=record_class
         )

@@ -68,14 +68,12 @@ async def first_session(
                 connect_timeout + GRACE_SECONDS,
                 too_late=lambda session: session.abort(),
             )
-        except Exception as error:  # noqa: BLE001 - a driver or a hook may raise anything
+        except Exception as error:
             failure = driver.failure(error)
             if failure is not Failure.STARTING or loop.time() - began > patience:
                 failed += 1
                 if failure is Failure.MISCONFIGURED or failed >= attempts:
-                    raise _error(
-                        error, failure, database, failed, loop.time() - began
-                    ) from error
+                    raise _error(error, failure, database, failed, loop.time() - began) from error
         else:
             return session, started
         await asyncio.sleep(backoff.next_delay())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from asyncio import _get_running_loop, current_task  # type: ignore[attr-defined]
+from asyncio import _get_running_loop, current_task
 from functools import partial
 from math import inf
 from time import monotonic
@@ -194,8 +194,7 @@ class Pool:
             waited = now - started
             counters = self.counters
             counters.wait.observe(waited)
-            if waited > counters.peak_wait_seconds:
-                counters.peak_wait_seconds = waited
+            counters.peak_wait_seconds = max(counters.peak_wait_seconds, waited)
             if self.recorder is not None:
                 self.recorder.wait(waited)
             lease = self._lend(slot)
@@ -284,6 +283,7 @@ class Pool:
     # Effects ----------------------------------------------------------------------------------
 
     def carry_out(self, effects: list[Effect]) -> None:
+        """Do what the core asks for. Waking and refusing happen now, the rest in tasks."""
         for effect in effects:
             match effect:
                 case Grant(ticket):

@@ -42,7 +42,7 @@ def closed_error(phase: str) -> PoolClosedError:
     return PoolClosedError(f"Cannot acquire connection: pool is closed. {CLOSED_ADVICE}")
 
 
-def refusal_error(  # noqa: PLR0913 - facts of one message
+def refusal_error(
     why: Refusal,
     *,
     snapshot: PoolSnapshot,
@@ -92,7 +92,7 @@ def refusal_error(  # noqa: PLR0913 - facts of one message
     return error
 
 
-def _timeout_message(  # noqa: PLR0913
+def _timeout_message(
     why: Refusal,
     state: str,
     timeout: float,

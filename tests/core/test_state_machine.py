@@ -1,6 +1,6 @@
 """The core keeps its promises whatever happens and in whatever order.
 
-What is checked after every step stands in ``world.py``; what can happen stands in ``machine.py``.
+What is checked after every step stands in ``promises.py``, what can happen in ``machine.py``.
 """
 
 from hypothesis import HealthCheck, settings

@@ -28,7 +28,7 @@ def make_driver(
     """
     name, dsn = ("asyncpg", None) if url is None else split_url(url)
     if name == "asyncpg":
-        from poolkeeper.drivers.asyncpg import AsyncpgDriver
+        from poolkeeper.drivers.asyncpg import AsyncpgDriver  # noqa: PLC0415 - only the driver asked for
 
         return AsyncpgDriver(dsn, owner=owner, notes=notes, **hooks, **connect_kwargs)
     unknown = [hook for hook in ("connect", "connection_class", "record_class") if hooks.get(hook)]
@@ -39,7 +39,7 @@ def make_driver(
             option=unknown[0],
         )
     try:
-        from poolkeeper.drivers.psycopg import PsycopgDriver
+        from poolkeeper.drivers.psycopg import PsycopgDriver  # noqa: PLC0415 - an extra
     except ImportError as error:
         raise PoolConfigurationError(
             "The URL asks for psycopg, which is not installed. Suggestion: "

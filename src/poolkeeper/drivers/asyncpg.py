@@ -140,7 +140,8 @@ class AsyncpgSession:
 
     def describe_use(self, lease: PooledConnection) -> str | None:
         """See ``Session``."""
-        return lease._last_query
+        query: str | None = lease._last_query
+        return query
 
 
 class AsyncpgDriver:
@@ -173,7 +174,7 @@ class AsyncpgDriver:
         self._notes = notes
         self._connect = connect or asyncpg.connect
         self._init = init
-        self._connection_class = connection_class or asyncpg.Connection
+        self._connection_class: Any = connection_class or asyncpg.Connection
         self._record_class = record_class or asyncpg.Record
         self.set_connect_args(dsn, **connect_kwargs)
 
@@ -184,7 +185,7 @@ class AsyncpgDriver:
 
     async def connect(self, timeout: float) -> AsyncpgSession:
         """See ``Driver``."""
-        connection = await self._connect(
+        connection: Any = await self._connect(
             self._dsn,
             loop=asyncio.get_running_loop(),
             connection_class=self._connection_class,

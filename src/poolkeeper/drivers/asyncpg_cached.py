@@ -40,7 +40,9 @@ async def run_cached(
     section = con._stmt_exclusive_section
     with section:
         try:
-            rows = await con._protocol.bind_execute(statement, args, "", limit, False, None)
+            rows = await con._protocol.bind_execute(
+                statement, args, portal_name="", limit=limit, return_extra=False, timeout=None
+            )
         except exceptions.InternalClientError as error:
             give_up(con, error)
             raise

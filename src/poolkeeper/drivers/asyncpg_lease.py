@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from poolkeeper.drivers.base import Notes, Owner
 
 
-class ConnectionReleasedError(PoolUsageError, asyncpg.InterfaceError):
+class ConnectionReleasedError(PoolUsageError, asyncpg.InterfaceError):  # type: ignore[misc]
     """A connection was used after it had gone back to the pool. Nothing was sent."""
 
     def __init__(self, message: str) -> None:
@@ -167,6 +167,7 @@ async def _running(lease: PooledConnection, work: Awaitable[Any]) -> Any:
 def fetch(
     self: PooledConnection, query: str, *args: Any, timeout: Any = None, record_class: Any = None
 ) -> Awaitable[Any]:
+    """See asyncpg."""
     self._last_query = query
     if query not in self._notes.clean:
         self._dirty |= self._notes.mark(query)
@@ -181,6 +182,7 @@ def fetch(
 def fetchrow(
     self: PooledConnection, query: str, *args: Any, timeout: Any = None, record_class: Any = None
 ) -> Awaitable[Any]:
+    """See asyncpg."""
     self._last_query = query
     if query not in self._notes.clean:
         self._dirty |= self._notes.mark(query)
@@ -195,6 +197,7 @@ def fetchrow(
 def fetchval(
     self: PooledConnection, query: str, *args: Any, column: Any = 0, timeout: Any = None
 ) -> Awaitable[Any]:
+    """See asyncpg."""
     self._last_query = query
     if query not in self._notes.clean:
         self._dirty |= self._notes.mark(query)
@@ -207,6 +210,7 @@ def fetchval(
 
 
 async def execute(self: PooledConnection, query: str, *args: Any, timeout: Any = None) -> str:
+    """See asyncpg."""
     self._last_query = query
     if query not in self._notes.clean:
         self._dirty |= self._notes.mark(query)
@@ -217,6 +221,7 @@ async def execute(self: PooledConnection, query: str, *args: Any, timeout: Any =
 
 
 async def copy_from_query(self: PooledConnection, query: str, *args: Any, **kwargs: Any) -> Any:
+    """See asyncpg."""
     self._last_query = query
     if query not in self._notes.clean:
         self._dirty |= self._notes.mark(query)
@@ -225,7 +230,7 @@ async def copy_from_query(self: PooledConnection, query: str, *args: Any, **kwar
 
 def _install() -> None:
     """Give ``PooledConnection`` every public method of ``asyncpg.Connection``."""
-    own = {
+    own: dict[str, Callable[..., Any]] = {
         "copy_from_query": copy_from_query,
         "execute": execute,
         "fetch": fetch,
@@ -237,7 +242,7 @@ def _install() -> None:
         if name.startswith("_") or not inspect.isfunction(method):
             continue
         if name in own:
-            wrapper: Callable[..., Any] = own[name]
+            wrapper = own[name]
         elif name in QUERY_METHODS:
             wrapper = _wrap_query(name)
         elif name in STATEMENT_METHODS:

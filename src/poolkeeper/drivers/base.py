@@ -36,7 +36,7 @@ class Notes(Protocol):
     """Texts known to leave the session as they found it."""
 
     def mark(self, query: Any) -> int:
-        """Judge a text not in ``clean``: 0 harmless, 1 state may stay, 3 prepared statements too."""
+        """Judge another text: 0 harmless, 1 state may stay, 3 prepared statements as well."""
 
 
 class Owner(Protocol):

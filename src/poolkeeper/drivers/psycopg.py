@@ -7,7 +7,7 @@ import contextlib
 import inspect
 import os
 import socket
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg import pq
@@ -222,7 +222,7 @@ class PsycopgDriver:
             ``password`` work as with asyncpg.
     """
 
-    name: Literal["psycopg"] = "psycopg"
+    name = "psycopg"
 
     def __init__(
         self,

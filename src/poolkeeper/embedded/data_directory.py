@@ -158,7 +158,7 @@ class DataDirectory:
                 "--no-instructions",
                 *options,
             ]  # fmt: skip
-            done = subprocess.run(  # noqa: S603
+            done = subprocess.run(
                 command,
                 cwd=unfinished,
                 env=clean_environment(),

@@ -75,7 +75,7 @@ def _launch(job: dict[str, Any]) -> int:
             if os.getppid() != guardian:
                 os._exit(1)
 
-    server = subprocess.Popen(  # noqa: S603
+    server = subprocess.Popen(
         job["command"],
         stdin=subprocess.DEVNULL,
         stdout=sys.stderr,

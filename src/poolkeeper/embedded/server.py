@@ -252,7 +252,7 @@ class EmbeddedPostgres:
         }
         descriptor = os.open(self.log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         with os.fdopen(descriptor, "wb") as log:
-            self._guardian = subprocess.Popen(  # noqa: S603
+            self._guardian = subprocess.Popen(
                 [sys.executable, "-I", "-S", guardian.__file__, json.dumps(job)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -261,7 +261,7 @@ class EmbeddedPostgres:
                 pass_fds=(lock,),
                 start_new_session=True,  # Ctrl-C is for us; we stop the server when we are done
             )
-        assert self._guardian.stdout is not None  # noqa: S101
+        assert self._guardian.stdout is not None
         answer = self._guardian.stdout.readline()
         self._pid = int(answer) if answer else None
 
@@ -303,8 +303,8 @@ class EmbeddedPostgres:
 
     def _send(self, number: signal.Signals) -> None:
         """Through the guardian, which reaps the postmaster and so knows its pid is not reused."""
-        assert self._guardian is not None  # noqa: S101
-        assert self._guardian.stdin is not None  # noqa: S101
+        assert self._guardian is not None
+        assert self._guardian.stdin is not None
         try:
             self._guardian.stdin.write(f"{number.name}\n".encode())
             self._guardian.stdin.flush()
@@ -312,7 +312,7 @@ class EmbeddedPostgres:
             pass  # gone already
 
     def _ended_within(self, timeout: float) -> bool:
-        assert self._guardian is not None  # noqa: S101
+        assert self._guardian is not None
         try:
             self._guardian.wait(timeout)
         except subprocess.TimeoutExpired:

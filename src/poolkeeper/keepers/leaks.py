@@ -33,12 +33,12 @@ class LeakKeeper(Keeper):
     async def perform(self) -> None:
         """Look at every connection in use."""
         now = self._pool.now()
-        held = {}
+        held = set()
         for slot in self._pool.state.slots.values():
             lease = slot.borrow
             if lease is None or now - slot.taken_at < self._threshold:
                 continue
-            held[lease] = None
+            held.add(lease)
             if lease not in self._suspects:
                 task = lease._task
                 name = "code outside any task" if task is None else task.get_name()

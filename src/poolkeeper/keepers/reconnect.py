@@ -35,7 +35,9 @@ class ReconnectKeeper(Keeper):
     be asked twenty times a second.
     """
 
-    def __init__(self, pool: Pool, endpoints: Callable[[], Sequence[tuple[str, int] | str]]) -> None:
+    def __init__(
+        self, pool: Pool, endpoints: Callable[[], Sequence[tuple[str, int] | str]]
+    ) -> None:
         super().__init__(KNOCK_INTERVAL)
         self._pool = pool
         self._endpoints = endpoints

@@ -89,7 +89,7 @@ async def _no_websocket(_request: Request) -> Response:
 
 
 async def _http_problem(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)  # noqa: S101 - Starlette calls handlers by type
+    assert isinstance(error, HTTPException)
     path = request.url.path
     if error.status_code == 404:
         detail = f"There is nothing at {path}. Suggestion: see / for what there is."

@@ -144,7 +144,7 @@ class SqlEndpoint:
         left = deadline - asyncio.get_running_loop().time()
         patience = min(self._pool.config.timeout, max(0.001, left))
         task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - a coroutine runs in one
+        assert task is not None
         waiting = True
 
         def give_up(_leaving: object) -> None:
