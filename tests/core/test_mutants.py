@@ -132,7 +132,11 @@ class GivesTheCohortUpOncePerProbe(WatchedPoolState):
 
 
 class RetiresAllAtOnce(WatchedPoolState):
-    def _may_retire(self, slot, now):
+    def __init__(self, limits, rng):
+        super().__init__(limits, rng)
+        self._retirement.may_go = self.everybody_may_go
+
+    def everybody_may_go(self, slot, now):
         slot.retire_reason = "max_lifetime"
         return True
 

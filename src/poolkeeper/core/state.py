@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from poolkeeper.core.availability import Failure
 from poolkeeper.core.backoff import Backoff
+from poolkeeper.core.census import take_snapshot
 from poolkeeper.core.effects import (
     Close,
     Connect,
@@ -22,6 +23,7 @@ from poolkeeper.core.effects import (
     Validate,
 )
 from poolkeeper.core.lifecycle import Phase, advance
+from poolkeeper.core.retirement import Retirement
 from poolkeeper.core.sizing import Limits, connections_to_open, expected_wait
 from poolkeeper.core.slots import (
     CLOSED,
@@ -37,10 +39,11 @@ from poolkeeper.core.slots import (
 )
 from poolkeeper.core.waiters import Ticket, TicketState, Waiters
 from poolkeeper.exceptions import InvariantViolated
-from poolkeeper.snapshot import PoolSnapshot
 
 if TYPE_CHECKING:
     from random import Random
+
+    from poolkeeper.snapshot import PoolSnapshot
 
 OPEN = Phase.OPEN
 GRANTED = TicketState.GRANTED
@@ -82,14 +85,13 @@ class PoolState:
         self.next_attempt_at = -inf
         self.mean_use = 0.0
         self._lost_since_alive = 0
-        self._rng = rng
         self._backoff = Backoff(limits.reconnect_initial_delay, limits.reconnect_max_delay, rng)
         # Slow start: how many connections may be opened at the same time. Grows by one with each
         # success, so doubles with each round of dials, and falls to one at the first failure: a
         # database that comes back never meets a herd.
         self._window = 1
         self._last_slot_id = 0
-        self._last_retirement_at = -inf
+        self._retirement = Retirement(limits, rng)
 
     # Hot path ---------------------------------------------------------------------------------
 
@@ -186,7 +188,10 @@ class PoolState:
         waiting = len(self.waiters)
         limit = self.limits.max_waiting
         if limit is not None and waiting >= limit and not self._servable(now):
-            return Refusal.QUEUE_FULL
+            # Who is covered by a connection on its way, or by room for one, waits for nobody.
+            covered = self._coming() + self.limits.max_size - len(self.slots)
+            if waiting - covered >= limit:
+                return Refusal.QUEUE_FULL
         if waiting >= self.limits.max_size:
             wait = expected_wait(
                 ahead=waiting, max_size=self.limits.max_size, mean_use=self.mean_use
@@ -302,7 +307,7 @@ class PoolState:
             slot = self.idle[-1]
             if now - slot.alive_at > self.limits.validation_bypass:
                 slot = max(self.idle, key=_alive_at)
-            if now >= slot.retire_at and self._may_retire(slot, now):
+            if now >= slot.retire_at and self._retirement.may_go(slot, now):
                 self._replace(slot, now, effects)
             elif now - slot.alive_at <= self.limits.validation_bypass:
                 self.idle.remove(slot)
@@ -358,7 +363,7 @@ class PoolState:
         """A dial succeeded."""
         slot.connection = connection
         slot.created_at = slot.alive_at = slot.idle_since = now
-        slot.retire_at = self._retirement_time(now)
+        slot.retire_at = self._retirement.time_for(now)
         if self.phase is not Phase.OPEN:
             return [self._leave(slot, "pool_closed")]
         effects = self._alive(now)
@@ -391,7 +396,7 @@ class PoolState:
         self.last_failure = failure
         self.last_failure_at = now
         if slot.replaces is not None:
-            self._retire_later(slot.replaces, now)
+            self._retirement.postpone(slot.replaces, now)
         self.next_attempt_at = now + self._backoff.next_delay()
         effects: list[Effect] = []
         if failure is not Failure.BACKPRESSURE:
@@ -507,6 +512,7 @@ class PoolState:
         self._backoff.reset()
         self.next_attempt_at = -inf
         self.last_failure = None
+        self.last_failure_at = None
 
     def _note_if_down(
         self, reason: str, now: float, silent_for: float, effects: list[Effect]
@@ -586,7 +592,7 @@ class PoolState:
         if self.phase is not Phase.OPEN:
             return effects
         for slot in list(self.idle):
-            if now >= slot.retire_at and self._may_retire(slot, now):
+            if now >= slot.retire_at and self._retirement.may_go(slot, now):
                 self._replace(slot, now, effects)
         self._shed_idle(now, effects)
         return effects + self._progress(now)
@@ -595,7 +601,7 @@ class PoolState:
         """Open a successor first if there is room, so that the pool never gets smaller."""
         if now < self.next_attempt_at or self._count(CONNECTING) >= self._window:
             # No new connection can be had at present, so the old one is worth keeping.
-            self._retire_later(slot, now)
+            self._retirement.postpone(slot, now)
         elif len(self.slots) < self.limits.max_size:
             successor = self._new_slot()
             successor.replaces = slot
@@ -604,11 +610,6 @@ class PoolState:
         else:
             self.idle.remove(slot)
             effects.append(self._leave(slot, slot.retire_reason or "max_lifetime"))
-
-    def _retire_later(self, slot: Slot, now: float) -> None:
-        """Give a connection that still works another turn when the next retirement is due."""
-        slot.retire_reason = None
-        slot.retire_at = now + self._retirement_interval()
 
     def _shed_idle(self, now: float, effects: list[Effect]) -> None:
         if self.limits.max_idle is None:
@@ -619,28 +620,6 @@ class PoolState:
             if now - slot.idle_since >= self.limits.max_idle:
                 self.idle.remove(slot)
                 effects.append(self._leave(slot, "max_idle"))
-
-    def _retirement_time(self, now: float) -> float:
-        if self.limits.max_lifetime is None:
-            return inf
-        jitter = self.limits.lifetime_jitter * self._rng.random()
-        return now + self.limits.max_lifetime * (1.0 - jitter)
-
-    def _retirement_interval(self) -> float:
-        return (self.limits.max_lifetime or 0.0) / max(1, self.limits.max_size)
-
-    def _may_retire(self, slot: Slot, now: float) -> bool:
-        """Whether a connection past its lifetime may go now; otherwise give it a later turn.
-
-        Connections opened together would all end together; one per lifetime/size may go.
-        """
-        due = self._last_retirement_at + self._retirement_interval()
-        if now >= due:
-            self._last_retirement_at = now
-            slot.retire_reason = slot.retire_reason or "max_lifetime"
-            return True
-        slot.retire_at = due
-        return False
 
     def expire(self, now: float) -> list[Effect]:
         """Replace every connection: idle ones now, those in use when they come back."""
@@ -708,21 +687,4 @@ class PoolState:
 
     def snapshot(self, now: float) -> PoolSnapshot:
         """The sizes at this instant; O(number of connections), no allocation beyond the record."""
-        counts = dict.fromkeys((IDLE, IN_USE, CONNECTING, VALIDATING, RESETTING, CLOSING), 0)
-        # A copy: exporters ask from threads of their own.
-        for slot in list(self.slots.values()):
-            counts[slot.state] += 1
-        oldest = self.waiters.oldest()
-        return PoolSnapshot(
-            total=sum(counts.values()),
-            idle=counts[IDLE],
-            active=counts[IN_USE],
-            connecting=counts[CONNECTING],
-            validating=counts[VALIDATING],
-            resetting=counts[RESETTING],
-            closing=counts[CLOSING],
-            waiting=len(self.waiters),
-            oldest_waiter_seconds=0.0 if oldest is None else now - oldest.enqueued_at,
-            min_size=self.limits.min_size,
-            max_size=self.limits.max_size,
-        )
+        return take_snapshot(self.slots, self.waiters, self.limits, now)
