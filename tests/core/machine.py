@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from poolkeeper.core.availability import Failure
+from poolkeeper.core.effects import Connect
 from poolkeeper.core.lifecycle import Phase
 from poolkeeper.core.sizing import Limits
 from poolkeeper.core.state import PoolState
@@ -134,7 +135,9 @@ class PoolMachine(RuleBasedStateMachine):
             self.world.probe(unheard_for)
 
     @step(
-        what=st.sampled_from(["work fails", "all work fails", "one dies", "all die", "late"]),
+        what=st.sampled_from(
+            ["work fails", "all work fails", "only dials fail", "one dies", "all die", "late"]
+        ),
         index=which,
         failure=st.sampled_from(Failure),
     )
@@ -148,6 +151,13 @@ class PoolMachine(RuleBasedStateMachine):
             case "all work fails":
                 for work in list(world.pending):
                     world.fail(work, failure)
+            case "only dials fail":
+                # A full server, a changed password: what is open goes on working.
+                for work in [work for work in world.pending if isinstance(work, Connect)]:
+                    world.fail(work, failure)
+                asked = world.probe(0.0)
+                for work in [work for work in world.pending if work.slot is asked]:
+                    world.succeed(work)
             case "one dies":
                 for slot in pick(living, [index]):
                     world.lose(slot)
