@@ -54,8 +54,8 @@ class Effort:
     operations: dict[int, int]
 
 
-FULL = Effort(rounds=7, borrowings=2_000, operations={1: 1_200, 50: 3_000, 500: 5_000})
-QUICK = Effort(rounds=3, borrowings=400, operations={1: 300, 50: 1_000, 500: 2_500})
+FULL = Effort(rounds=5, borrowings=2_000, operations={1: 1_200, 50: 3_000, 500: 5_000})
+QUICK = Effort(rounds=3, borrowings=300, operations={1: 100, 50: 400, 500: 1_000})
 
 
 class Results:

@@ -13,6 +13,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 import poolkeeper
 import poolkeeper.drivers.psycopg
 import poolkeeper.embedded
+import poolkeeper.errands
 import poolkeeper.pool
 from poolkeeper import ConnectionPoolManager, PoolConfig, PoolSnapshot, PoolStatistics
 from poolkeeper.cli.app import app as cli
@@ -93,7 +94,7 @@ def reasons() -> set[str]:
     """Every text the code closes a connection with."""
     closing = {"_leave", "discard", "_drop_idle", "_throw_away"}
     found = set()
-    for module in (state, poolkeeper.pool):
+    for module in (state, poolkeeper.errands, poolkeeper.pool):
         for node in ast.walk(ast.parse(inspect.getsource(module))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
                 if node.func.attr in closing:

@@ -94,10 +94,9 @@ async def test_close_does_not_wait_for_ever(postgres: TemporaryDatabase) -> None
         while not pool.get_statistics().active_connections:
             await asyncio.sleep(0)
     await pool.close(timeout=0.2)
-    with pytest.raises(asyncpg.ConnectionDoesNotExistError):
+    with pytest.raises(asyncpg.QueryCanceledError):
         await stuck
     (closed,) = witness.named("pool_closed")
     assert closed.connections_terminated == 1
     assert asyncio.all_tasks() <= {*tasks, stuck}
-    await asyncio.to_thread(postgres.server.terminate_backends, database=postgres.name)
     await no_sessions_on(postgres)

@@ -8,6 +8,7 @@ import time
 from random import Random
 from typing import TYPE_CHECKING
 
+import psycopg
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
@@ -20,7 +21,7 @@ from poolkeeper.server.interrupt import DeadlineExceededError
 from poolkeeper.server.neon.request import parse_request
 from poolkeeper.server.neon.response import encode_batch, encode_result
 from poolkeeper.server.problem import problem_response
-from poolkeeper.server.status import BodyTooLargeError, answer
+from poolkeeper.server.status import BodyTooLargeError, ShutDownError, answer
 from poolkeeper.server.work import Work
 
 if TYPE_CHECKING:
@@ -115,6 +116,10 @@ class SqlEndpoint:
                 f"The request took longer than {self._settings.request_timeout:g} s and was "
                 "cancelled"
             ) from error
+        except psycopg.errors.QueryCanceled as error:
+            if self._pool.is_closing():
+                raise ShutDownError from error
+            raise
         finally:
             leaving.cancel()
 

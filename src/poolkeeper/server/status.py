@@ -39,6 +39,13 @@ class TransactionLostError(Exception):
     """The connection was lost before COMMIT was sent, so the batch was rolled back."""
 
 
+class ShutDownError(Exception):
+    """The server is shutting down and could not wait for the statement, which was cancelled."""
+
+    def __init__(self) -> None:
+        super().__init__("the server shut down while the request ran")
+
+
 @dataclass(frozen=True, slots=True)
 class Rule:
     """How one kind of failure is answered.
@@ -108,6 +115,7 @@ RULES: Mapping[type[BaseException], Rule] = {
     ),
     exceptions.PoolClosedError: Rule(503, "57P01", "draining", retry_after=True),
     # after sending
+    ShutDownError: Rule(503, "57P01", "shut-down", "rolled_back", retry_after=True),
     TransactionLostError: Rule(
         503,
         "08006",
@@ -170,7 +178,7 @@ def answer(error: BaseException, *, request_id: str, random: Random) -> Answer:
         seconds = _seconds_until_useful(error, random)
         body["retry_after"] = seconds
         headers["Retry-After"] = str(seconds)
-    if isinstance(error, exceptions.PoolClosedError):
+    if isinstance(error, exceptions.PoolClosedError | ShutDownError):
         headers["Connection"] = "close"
     return Answer(rule.status, rule.kind, body, headers)
 
@@ -260,7 +268,7 @@ def _seconds_until_useful(error: BaseException, random: Random) -> int:
         # Who asks now waits behind the oldest; a queue rarely stays this long for longer.
         snapshot = error.snapshot
         known = min(snapshot.oldest_waiter_seconds, _LONGEST_QUEUE_ADVICE) if snapshot else 0.0
-    elif isinstance(error, exceptions.PoolClosedError):
+    elif isinstance(error, exceptions.PoolClosedError | ShutDownError):
         return 1
     return max(1, math.ceil(known + random.random()))
 
