@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from poolkeeper.exceptions import PoolUsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Coroutine, Generator
     from types import TracebackType
 
     from poolkeeper.pool import Pool
@@ -31,16 +31,21 @@ class AcquireContext:
         self._timeout = timeout
         self._lease: Any = None
 
-    async def __aenter__(self) -> Any:
+    def __aenter__(self) -> Coroutine[Any, Any, Any]:
         if self._lease is not None:
             msg = (
                 "a connection is already acquired. Suggestion: call pool.acquire() anew for each "
                 "connection."
             )
             raise PoolUsageError(msg)
+        # A busy pool's requests are many: each saves the way through a coroutine in between.
+        pool = self._pool
+        return self._enter() if pool.state.idle else pool.wait(self._timeout, self)
+
+    async def _enter(self) -> Any:
         lease = self._pool.acquire_nowait()
         if lease is None:
-            lease = await self._pool.wait(self._timeout)
+            lease = await self._pool.wait(self._timeout, depth=3)
         self._lease = lease
         return lease
 
@@ -57,4 +62,4 @@ class AcquireContext:
         lease = self._pool.acquire_nowait()
         if lease is not None:
             return lease
-        return (yield from self._pool.wait(self._timeout).__await__())
+        return (yield from self._pool.wait(self._timeout, depth=3).__await__())

@@ -425,9 +425,9 @@ class ConnectionPoolManager:
                 f"psycopg has no {method}(). Suggestion: use `async with pool.acquire() as "
                 "connection:` and psycopg's own methods, or a postgresql:// URL for asyncpg."
             )
-        lease = pool.acquire_nowait()
+        lease = pool.acquire_nowait(depth=4)
         if lease is None:
-            lease = await pool.wait(None)
+            lease = await pool.wait(None, depth=4)
         try:
             return await getattr(lease, method)(*args, **kwargs)
         finally:

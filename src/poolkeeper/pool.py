@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from asyncio import _get_running_loop, current_task
+from asyncio import Future, _get_running_loop, current_task
 from functools import partial
 from math import inf
 from time import monotonic
@@ -40,12 +40,15 @@ if TYPE_CHECKING:
     from poolkeeper.core.sizing import Limits
     from poolkeeper.core.waiters import Ticket
     from poolkeeper.drivers.base import Driver
+    from poolkeeper.lease import AcquireContext
     from poolkeeper.observability.events import Event
     from poolkeeper.observability.statistics import DurationRecorder, PoolCounters
     from poolkeeper.session_policy import ResetPolicy
     from poolkeeper.snapshot import PoolSnapshot
 
 WAITING = TicketState.WAITING
+OPEN = Phase.OPEN
+CLEAN = Condition.CLEAN
 
 
 class Pool:
@@ -103,18 +106,24 @@ class Pool:
 
     # Borrowing --------------------------------------------------------------------------------
 
-    def acquire_nowait(self) -> Any:
+    def acquire_nowait(self, depth: int = 3) -> Any:
         """Lend an idle connection that needs no check, or return None.
 
         None also when the hook ``setup`` has to run first, or the pool is not open.
+
+        Args:
+            depth: How many frames above the lending the borrower's code is.
 
         Raises:
             PoolUsageError: Called from another loop, thread or process than the pool's.
         """
         if _get_running_loop() is not self._loop:
             self._refuse_misuse()
+        state = self.state
+        if not state.idle or self._setup is not None:
+            return None
         now = monotonic()
-        slot = None if self._setup is not None else self.state.take(now)
+        slot = state.take(now)
         if slot is None:
             return None
         session = slot.connection
@@ -126,14 +135,14 @@ class Pool:
         self.counters.wait.counts[0] += 1
         if self.recorder is not None:
             self.recorder.wait(0.0)
-        return self._lend(slot)
+        return self._lend(slot, current_task(self._loop), depth)
 
-    def _lend(self, slot: Slot) -> Any:
+    def _lend(self, slot: Slot, task: Any, depth: int) -> Any:
         lease = slot.connection.lend(slot)
         slot.borrow = lease
-        lease._task = current_task(self._loop)
+        lease._task = task
         # Two numbers instead of a stack: cheap enough for every acquire, enough for a leak report.
-        frame = sys._getframe(3)
+        frame = sys._getframe(depth)
         lease._code = frame.f_code
         lease._lasti = frame.f_lasti
         counters = self.counters
@@ -149,11 +158,15 @@ class Pool:
         counters = self.counters
         counters.peak_active_connections = max(counters.peak_active_connections, active)
 
-    async def wait(self, timeout: float | None) -> Any:
+    async def wait(
+        self, timeout: float | None, context: AcquireContext | None = None, depth: int = 2
+    ) -> Any:
         """Lend a connection as soon as the queue and the database allow.
 
         Args:
             timeout: Seconds to wait at most; None means the pool's own limit.
+            context: Gets the connection as well, so that leaving it gives the connection back.
+            depth: How many frames above the lending the borrower's code is.
 
         Raises:
             PoolTimeoutError: No connection in time. Nothing was sent.
@@ -161,15 +174,17 @@ class Pool:
             DatabaseUnavailableError: The outage has lasted longer than requests are held.
             PoolClosedError: The pool is not open, or closed meanwhile.
         """
-        if self._loop is None or self.state.phase is not Phase.OPEN:
-            raise closed_error(self.state.phase.value)
-        state = self.state
+        state, loop = self.state, self._loop
+        if _get_running_loop() is not loop or loop is None:
+            self._refuse_misuse()
+        if state.phase is not OPEN:
+            raise closed_error(state.phase.value)
         seconds = self._timeout if timeout is None else timeout
         started = now = monotonic()
         deadline = started + seconds
-        me = current_task(self._loop)
+        me = current_task(loop)
         while True:
-            future = self._loop.create_future()
+            future: Future[None] = Future(loop=loop)
             ticket, effects = state.request(now, deadline, (future, me, started, seconds))
             if effects:
                 self.carry_out(effects)
@@ -197,9 +212,11 @@ class Pool:
             counters.peak_wait_seconds = max(counters.peak_wait_seconds, waited)
             if self.recorder is not None:
                 self.recorder.wait(waited)
-            lease = self._lend(slot)
+            lease = self._lend(slot, me, depth)
             if self._setup is not None:
                 await self._set_up(lease, deadline)
+            if context is not None:
+                context._lease = lease
             return lease
 
     async def _set_up(self, lease: Any, deadline: float) -> None:
@@ -249,7 +266,7 @@ class Pool:
             return
         state = self.state
         condition = slot.connection.take_back(lease)
-        if condition is Condition.CLEAN and not self._always_reset:
+        if condition is CLEAN and not self._always_reset:
             if state.waiters:
                 ticket = state.pass_on(slot, now)
                 if ticket is not None:

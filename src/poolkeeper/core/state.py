@@ -46,7 +46,9 @@ if TYPE_CHECKING:
     from poolkeeper.snapshot import PoolSnapshot
 
 OPEN = Phase.OPEN
+WAITING = TicketState.WAITING
 GRANTED = TicketState.GRANTED
+DONE = TicketState.DONE
 
 _idle_since = attrgetter("idle_since")
 _alive_at = attrgetter("alive_at")
@@ -166,10 +168,17 @@ class PoolState:
     def request(self, now: float, deadline: float, owner: Any) -> tuple[Ticket, list[Effect]]:
         """Ask for a connection. The ticket is granted or refused by this or a later effect."""
         ticket = Ticket(now, deadline, owner)
-        why = self._turn_away(now, deadline)
-        if why is not None:
-            ticket.state = TicketState.DONE
-            return ticket, [Refuse(ticket, why, self.snapshot(now))]
+        if (
+            self.phase is not OPEN
+            or self.down_since is not None
+            or self.limits.max_waiting is not None
+            or len(self.waiters) * self.mean_use > deadline - now
+        ):
+            # Only now is there anything to look at closely.
+            why = self._turn_away(now, deadline)
+            if why is not None:
+                ticket.state = DONE
+                return ticket, [Refuse(ticket, why, self.snapshot(now))]
         self.waiters[ticket] = None
         if not self.idle and len(self.slots) >= self.limits.max_size:
             # Nothing to serve it from and no room to open more: the common case under load.
@@ -178,7 +187,7 @@ class PoolState:
 
     def _turn_away(self, now: float, deadline: float) -> Refusal | None:
         """Say why a new request cannot be queued, or None."""
-        if self.phase is not Phase.OPEN:
+        if self.phase is not OPEN:
             return Refusal.CLOSED
         if self.down_since is not None:
             if now >= self.patience_until():
@@ -206,10 +215,10 @@ class PoolState:
 
     def accept(self, ticket: Ticket) -> Slot:
         """The owner of a granted ticket picks its connection up."""
-        if ticket.state is not TicketState.GRANTED or ticket.slot is None:
+        if ticket.state is not GRANTED or ticket.slot is None:
             msg = f"a ticket in state {ticket.state.name} cannot be accepted"
             raise InvariantViolated(msg)
-        ticket.state = TicketState.DONE
+        ticket.state = DONE
         return ticket.slot
 
     def cancel(self, ticket: Ticket, now: float) -> list[Effect]:
@@ -217,10 +226,10 @@ class PoolState:
 
         A connection already granted goes to the next in line.
         """
-        if ticket.state is TicketState.WAITING:
-            ticket.state = TicketState.DONE
+        if ticket.state is WAITING:
+            ticket.state = DONE
             self.waiters.remove(ticket)
-        elif ticket.state is TicketState.GRANTED:
+        elif ticket.state is GRANTED:
             slot = self.accept(ticket)
             if slot.state is CLOSED:
                 return []  # cut off meanwhile
@@ -263,7 +272,7 @@ class PoolState:
 
     def _reason_to_close(self, slot: Slot, now: float) -> str | None:
         """Why a healthy connection must not be used again, or None."""
-        if self.phase is not Phase.OPEN:
+        if self.phase is not OPEN:
             return "pool_closed"
         if slot.generation != self.generation:
             return "expired"
@@ -288,14 +297,14 @@ class PoolState:
         slot.taken_at = now
         slot.uses += 1
         ticket.slot = slot
-        ticket.state = TicketState.GRANTED
+        ticket.state = GRANTED
 
     # Progress ---------------------------------------------------------------------------------
 
     def _progress(self, now: float) -> list[Effect]:
         """Serve the queue from idle connections, then open what is still missing."""
         effects: list[Effect] = []
-        if self.phase is not Phase.OPEN:
+        if self.phase is not OPEN:
             return effects
         if not self.paused:
             self._serve(now, effects)
@@ -364,7 +373,7 @@ class PoolState:
         slot.connection = connection
         slot.created_at = slot.alive_at = slot.idle_since = now
         slot.retire_at = self._retirement.time_for(now)
-        if self.phase is not Phase.OPEN:
+        if self.phase is not OPEN:
             return [self._leave(slot, "pool_closed")]
         effects = self._alive(now)
         # Only a dial that succeeds ends the backoff: while the server is full or refuses this
@@ -390,7 +399,7 @@ class PoolState:
         """A dial failed, or was given up; its room is free again."""
         slot.move(CLOSED)
         del self.slots[slot.id]
-        if self.phase is not Phase.OPEN:
+        if self.phase is not OPEN:
             return self._finish_if_empty()
         self._window = 1
         self.last_failure = failure
@@ -419,7 +428,7 @@ class PoolState:
         self.last_failure_at = now
         self._window = 1
         effects: list[Effect] = [self._leave(slot, "validation_failed", abort=True)]
-        if self.phase is not Phase.OPEN:
+        if self.phase is not OPEN:
             return effects
         if slot.generation == self.generation:
             self._lost_since_alive += cohort
@@ -451,7 +460,7 @@ class PoolState:
             self.idle.remove(slot)
             effects.append(self._leave(slot, "connection_lost", abort=True))
         # In any other state somebody is at work on it, will fail, and will bring it back.
-        if self.phase is Phase.OPEN:
+        if self.phase is OPEN:
             if slot.generation == self.generation:
                 # The peer itself said so: there is no silence to speak of. Of an expired
                 # connection nothing follows; its successors are only just being dialled.
@@ -464,7 +473,7 @@ class PoolState:
         slot.move(CLOSED)
         slot.connection = None
         del self.slots[slot.id]
-        if self.phase is not Phase.OPEN:
+        if self.phase is not OPEN:
             return self._finish_if_empty()
         return self._progress(now)
 
@@ -569,7 +578,7 @@ class PoolState:
 
     def _refuse(self, ticket: Ticket, why: Refusal, snapshot: PoolSnapshot) -> Refuse:
         self.waiters.remove(ticket)
-        ticket.state = TicketState.DONE
+        ticket.state = DONE
         return Refuse(ticket, why, snapshot)
 
     # Upkeep -----------------------------------------------------------------------------------
@@ -589,7 +598,7 @@ class PoolState:
     def retire(self, now: float) -> list[Effect]:
         """Replace idle connections that are too old, close those idle for too long."""
         effects: list[Effect] = []
-        if self.phase is not Phase.OPEN:
+        if self.phase is not OPEN:
             return effects
         for slot in list(self.idle):
             if now >= slot.retire_at and self._retirement.may_go(slot, now):
@@ -632,7 +641,7 @@ class PoolState:
         self.limits.max_size = max_size
         self._window = max(1, min(self._window, max_size))
         effects: list[Effect] = []
-        if self.phase is not Phase.OPEN:
+        if self.phase is not OPEN:
             return effects
         for slot in self.idle[: self._surplus()]:
             self.idle.remove(slot)

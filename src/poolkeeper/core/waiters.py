@@ -18,6 +18,9 @@ class TicketState(Enum):
     DONE = "done"
 
 
+WAITING = TicketState.WAITING
+
+
 class Ticket:
     """One request for a connection. ``owner`` is opaque: the pool puts its future there."""
 
@@ -27,7 +30,7 @@ class Ticket:
         self.enqueued_at = enqueued_at
         self.deadline = deadline
         self.owner = owner
-        self.state = TicketState.WAITING
+        self.state = WAITING
         self.slot: Slot | None = None
         # A connection meant for this request failed its validation.
         self.saw_broken = False

@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 __all__ = ["AsyncpgDriver", "AsyncpgSession", "PooledConnection"]
 
 
+BUSY = Condition.BUSY
+CLEAN = Condition.CLEAN
+CLOSED = Condition.CLOSED
+
+
 class AsyncpgSession:
     """One asyncpg connection as the pool sees it.
 
@@ -73,13 +78,13 @@ class AsyncpgSession:
         # Statements, cursors and transactions made by this borrower refuse further use.
         connection._pool_release_ctr += 1
         if connection._aborted:
-            return Condition.CLOSED
+            return CLOSED
         protocol = connection._protocol
         if not protocol.is_connected():
-            return Condition.CLOSED
+            return CLOSED
         cancelling = protocol._is_cancelling()
         if (connection._stmt_exclusive_section._acquired or lease._running) and not cancelling:
-            return Condition.BUSY
+            return BUSY
         if connection._listeners or connection._log_listeners:
             self._warn_of_listeners()
             lease._dirty |= 1
@@ -87,7 +92,7 @@ class AsyncpgSession:
             return Condition.PREPARED if lease._dirty & 2 else Condition.DIRTY
         if cancelling or protocol.is_in_transaction() or connection._top_xact is not None:
             return Condition.UNFINISHED
-        return Condition.CLEAN
+        return CLEAN
 
     def _warn_of_listeners(self) -> None:
         warnings.warn(
