@@ -91,6 +91,42 @@ async def test_a_leak_is_reported_once_with_all_that_helps_to_find_it():
         assert (note.task, note.connection_id) == ("leaky task", warning.connection_id)
 
 
+async def entering(pool):
+    async with pool.acquire() as connection:
+        await connection.execute("SELECT pg_sleep(60)")
+
+
+async def awaiting(pool):
+    connection = await pool.acquire()
+    await connection.execute("SELECT pg_sleep(60)")
+    await pool.release(connection)
+
+
+async def asking_the_pool(pool):
+    await pool.execute("SELECT pg_sleep(60)")
+
+
+@pytest.mark.parametrize("in_the_queue", [False, True])
+@pytest.mark.parametrize("borrow", [entering, awaiting, asking_the_pool])
+async def test_a_leak_report_names_the_borrowers_line(borrow, in_the_queue):
+    """However the connection was acquired, and whether or not it had to be waited for."""
+    database = MemoryDatabase()
+    with database.gates.closed("sleep"):
+        async with memory_pool(
+            database, min_size=1, max_size=1, leak_detection_timeout=0.05, close_timeout=0.01
+        ) as pool:
+            events = listen(pool, ConnectionLeakSuspected)
+            first = await pool.acquire() if in_the_queue else None
+            task = asyncio.create_task(borrow(pool), name="borrower")
+            await asyncio.sleep(0)
+            if first is not None:
+                await pool.release(first)
+            await eventually(lambda: [event for event in events if event.task == "borrower"])
+            assert events[-1].acquired_at.endswith(f" in {borrow.__name__}")
+            task.cancel()
+            await asyncio.wait({task})
+
+
 async def test_a_leak_of_a_task_that_has_ended_says_so():
     """The commonest leak: an acquire without a release."""
     database = MemoryDatabase()
