@@ -3,7 +3,7 @@
 #   make serve    start the server     make serve SERVE_ARGS="--port 8021"
 #   make test     run the tests        make test PYTEST_ARGS="tests/config -x"
 #   make lint     what must be clean before a change is merged
-#   make bench    run the benchmarks   make bench BENCH_ARGS="acquire_release"
+#   make bench    run the benchmarks   make bench BENCH_ARGS="acquire --quick"
 #   make clean    remove .venv and caches
 
 PYTHON ?= python3
