@@ -1,5 +1,6 @@
 # Everything needs only make and a Python of at least 3.11; the rest is installed into .venv.
 #
+#   make help     print this
 #   make serve    start the server     make serve SERVE_ARGS="--port 8021"
 #   make test     run the tests        make test PYTEST_ARGS="tests/config -x"
 #   make lint     what must be clean before a change is merged
@@ -15,11 +16,14 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 CODE := src tests $(wildcard benchmarks examples scripts)
 
-.PHONY: serve test lint format bench clean outdated
+.PHONY: serve help test lint format bench clean outdated
 .DELETE_ON_ERROR:
 
 serve: .venv/.installed-server
 	@exec $(BIN)/poolkeeper serve $(SERVE_ARGS)
+
+help:
+	@sed -n -e '/^#/!q' -e 's/^# \{0,1\}//p' Makefile
 
 test: .venv/.installed-dev
 	@exec $(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -5,13 +5,17 @@ Needs a database: DATABASE_URL=postgresql://user:password@localhost:5432/app pyt
 
 import asyncio
 import os
+import sys
 
 import poolkeeper
 
 
 async def main() -> None:
     """One table, ten tasks, four connections."""
-    async with poolkeeper.create_pool(os.environ["DATABASE_URL"], max_size=4) as pool:
+    url = os.environ.get("DATABASE_URL")
+    if not url:
+        sys.exit("set DATABASE_URL, such as postgresql://user:password@localhost:5432/app")
+    async with poolkeeper.create_pool(url, max_size=4) as pool:
         await pool.execute("CREATE TABLE IF NOT EXISTS visit (name text NOT NULL)")
 
         async def visit(number: int) -> None:

@@ -1,6 +1,6 @@
 """Kill the database under 20 busy clients, bring it back, and print what the pool says.
 
-Needs no database: pip install 'poolkeeper[testing]', then python watch_an_outage.py
+Needs no database, only pip install 'poolkeeper[testing]'.
 """
 
 import asyncio

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from poolkeeper.config import PoolConfig
+from poolkeeper.exceptions import PoolConfigurationError
 from poolkeeper.manager import ConnectionPoolManager
 
 
@@ -24,8 +26,7 @@ def create_pool(
     What is not given comes from the environment, see ``PoolConfig``.
 
     Args:
-        dsn: URL of the database; None reads ``POOL_DATABASE_URL`` or ``DATABASE_URL``, then
-            leaves it to asyncpg's ``PG*`` variables.
+        dsn: URL of the database; None reads ``POOL_DATABASE_URL`` or ``DATABASE_URL``.
         min_size: Floor; by default 2, or ``max_size`` if that is less.
         max_size: Ceiling; by default 10.
         max_queries: Uses of a connection before it is replaced; by default 50,000.
@@ -61,4 +62,22 @@ def create_pool(
     for name in PoolConfig.model_fields:
         if name in options:
             config_options[name] = options.pop(name)
-    return ConnectionPoolManager(PoolConfig(**config_options), reset=reset, **options)
+    try:
+        config = PoolConfig(**config_options)
+    except PoolConfigurationError as error:
+        raise _in_the_words_of_the_caller(error) from None
+    return ConnectionPoolManager(config, reset=reset, **options)
+
+
+NAMES = {"connect_timeout": "timeout", "timeout": "acquire_timeout", "database_url": "dsn"}
+"""What options of ``PoolConfig`` are called here, where asyncpg uses another name."""
+
+
+def _in_the_words_of_the_caller(error: PoolConfigurationError) -> PoolConfigurationError:
+    text = re.sub(
+        r"(?<![\w.])(connect_timeout|timeout|database_url)(?=[= ])",
+        lambda name: NAMES[name[0]],
+        str(error),
+    )
+    option = error.option if error.option is None else NAMES.get(error.option, error.option)
+    return PoolConfigurationError(text, option=option, value=error.value)

@@ -43,6 +43,8 @@ class Errands:
         self.connecting: dict[Slot, asyncio.Task[None]] = {}
         # Dials begun and not ended: a task in ``connecting`` may not have run yet.
         self.dialling = 0
+        # Connections the server acknowledged the end of.
+        self.goodbyes = 0
         self._pool = pool
         self._policy = policy
         self._connect_timeout = connect_timeout
@@ -66,6 +68,9 @@ class Errands:
 
     def start_close(self, slot: Slot, *, abort: bool) -> None:
         """Close the connection of ``slot``; with ``abort``, or if it is dead, at once."""
+        if slot.state is CLOSED:
+            # A listener of the event before this has ended the pool.
+            return
         session = slot.connection
         if abort or session.is_closed():
             session.abort()
@@ -149,8 +154,14 @@ class Errands:
             await bounded(
                 self._policy.clean(session, slot.recipe), self._reset_timeout, give_up=session.abort
             )
+        except asyncio.CancelledError:
+            # Somebody cancels every task of the loop; the connection must not stay half cleaned.
+            if slot.state is not CLOSED:
+                pool.carry_out(pool.state.discard(slot, "reset_failed"))
+            raise
         except Exception as error:  # noqa: BLE001 - see the class; also the user's own reset
-            pool.reporter.failed(error)
+            # It may be the fault of a hook, and says nothing about reaching the database.
+            slot.error = pool.reporter.describe(error)
             pool.carry_out(pool.state.reset_failed(slot, monotonic()))
         else:
             pool.carry_out(pool.state.reset_done(slot, monotonic()))
@@ -159,6 +170,12 @@ class Errands:
         session = slot.connection
         try:
             await bounded(session.close(), CLOSE_SECONDS, give_up=session.abort)
+            self.goodbyes += 1
+        except asyncio.CancelledError:
+            session.abort()
+            if slot.state is not CLOSED:
+                self._pool.carry_out(self._pool.state.closed(slot, monotonic()))
+            raise
         except Exception:  # noqa: BLE001 - it is gone either way
             session.abort()
         if slot.state is not CLOSED:

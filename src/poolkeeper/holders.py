@@ -36,7 +36,8 @@ def youngest_in_deadlock(state: PoolState) -> Ticket | None:
     waiting = {ticket.owner[1] for ticket in state.waiters}
     tasks = set()
     for slot in state.slots.values():
-        if slot.borrow is None or slot.borrow._task not in waiting:
+        lease = slot.borrow
+        if lease is None or lease._task not in waiting or slot.connection.is_busy(lease):
             return None
         tasks.add(slot.borrow._task)
     return next(ticket for ticket in reversed(state.waiters) if ticket.owner[1] in tasks)

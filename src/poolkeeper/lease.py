@@ -24,20 +24,22 @@ class AcquireContext:
     connection already granted goes to the next in line.
     """
 
-    __slots__ = ("_lease", "_pool", "_timeout")
+    __slots__ = ("_entered", "_lease", "_pool", "_timeout")
 
     def __init__(self, pool: Pool, timeout: float | None) -> None:
         self._pool = pool
         self._timeout = timeout
         self._lease: Any = None
+        self._entered = False
 
     def __aenter__(self) -> Coroutine[Any, Any, Any]:
-        if self._lease is not None:
+        if self._entered:
             msg = (
                 "a connection is already acquired. Suggestion: call pool.acquire() anew for each "
                 "connection."
             )
             raise PoolUsageError(msg)
+        self._entered = True
         # A busy pool's requests are many: each saves the way through a coroutine in between.
         pool = self._pool
         return self._enter() if pool.state.idle else pool.wait(self._timeout, self)

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
     from poolkeeper.observability.events import Event
     from poolkeeper.observability.statistics import DurationRecorder
+    from poolkeeper.snapshot import PoolSnapshot
 
 
 class ConnectionPoolManager:
@@ -184,11 +185,7 @@ class ConnectionPoolManager:
         config, pool = self._config, self._pool
         url, connect_kwargs = self._connect_args
         if url is None and not connect_kwargs and self._hooks["connect"] is None:
-            raise PoolConfigurationError(
-                "No database to connect to: database_url is not set. Suggestion: pass "
-                "PoolConfig(database_url='postgresql://user@host/database') or set DATABASE_URL.",
-                option="database_url",
-            )
+            config.require_database_url()
         pool.bind()
         started = pool.now()
         session = None
@@ -198,6 +195,7 @@ class ConnectionPoolManager:
                     pool.driver,
                     database=pool.database,
                     attempts=config.initialization_attempts,
+                    describe=pool.reporter.describe,
                     connect_timeout=config.connect_timeout,
                     patience=config.timeout,
                     backoff=Backoff(
@@ -235,7 +233,7 @@ class ConnectionPoolManager:
                 min_size=config.min_size,
                 max_size=config.max_size,
                 connections=self.get_size(),
-                elapsed_seconds=pool.now() - pool.opened_at,
+                elapsed_seconds=pool.uptime(),
                 database_url=pool.database,
                 server_version=pool.server_version,
             )
@@ -270,7 +268,9 @@ class ConnectionPoolManager:
         Closing twice is allowed; closing a pool that was never opened only marks it closed.
         Cancelling it cuts the remaining connections off.
         """
+        self._pool.require_home()
         started = self._pool.now()
+        goodbyes = self._pool.errands.goodbyes
         dialling = self._dialling
         if dialling is not None:
             dialling.cancel()
@@ -281,7 +281,7 @@ class ConnectionPoolManager:
                 await keeper.stop()
             if dialling is not None:
                 await asyncio.wait({dialling})
-        self._report_closed(started)
+        self._report_closed(started, self._pool.errands.goodbyes - goodbyes)
 
     def terminate(self) -> None:
         """Cut every connection off at once, without waiting for anybody.
@@ -289,24 +289,25 @@ class ConnectionPoolManager:
         Statements of borrowers fail with the driver's error, waiting requests with
         ``PoolClosedError``. A statement the server is running may run on there for a while.
         """
+        self._pool.require_home()
         started = self._pool.now()
+        goodbyes = self._pool.errands.goodbyes
         if self._dialling is not None:
             self._dialling.cancel()
         self._pool.terminate()
         for keeper in self._keepers:
             keeper.cancel()
-        self._report_closed(started)
+        self._report_closed(started, self._pool.errands.goodbyes - goodbyes)
 
-    def _report_closed(self, started: float) -> None:
-        if self._closed_reported or self._pool.opened_at == 0.0:
+    def _report_closed(self, started: float, goodbyes: int) -> None:
+        if self._closed_reported or self._pool.opened_at is None:
             return
         self._closed_reported = True
-        closed = self._counters.recycled.get("pool_closed", 0)
         self._bus.emit(
             PoolClosed(
                 pool=self._pool.name,
                 elapsed_seconds=self._pool.now() - started,
-                connections_closed=closed,
+                connections_closed=goodbyes,
                 connections_terminated=self._pool.terminated,
             )
         )
@@ -336,7 +337,7 @@ class ConnectionPoolManager:
         does. With ``expire_connections`` and ``resume`` around it, a
         planned restart of the database costs its clients a pause and no error.
         """
-        self._pool.state.pause()
+        self._pool.pause()
 
     def resume(self) -> None:
         """Grant connections again, to those who wait first."""
@@ -354,6 +355,7 @@ class ConnectionPoolManager:
         config = self._config
         new_max = config.max_size if max_size is None else max_size
         new_min = min(config.min_size, new_max) if min_size is None else min_size
+        self._pool.require_home()
         self._config = config.with_changes(min_size=new_min, max_size=new_max)
         self._pool.resize(new_min, new_max)
 
@@ -368,15 +370,31 @@ class ConnectionPoolManager:
         """Use other connection arguments from the next connection on.
 
         Replaces all of them, those given to the constructor included. Follow it by
-        ``expire_connections()`` to replace the present connections, too.
+        ``expire_connections()`` to replace the present connections, too. With psycopg the URL
+        stays as it was if none is given.
+
+        Raises:
+            PoolConfigurationError: The URL cannot be used, or names another driver.
         """
-        url = None if dsn is None else split_url(dsn)[1]
+        driver = self._pool.driver
+        if dsn is None and driver.name == "psycopg":
+            dsn = self._connect_args[0]
+        url = None
+        if dsn is not None:
+            name, url = split_url(dsn)
+            if name != driver.name:
+                raise PoolConfigurationError(
+                    f"The URL {mask_url(dsn)!r} names the driver {name}, but this pool uses "
+                    f"{driver.name}. Suggestion: open another pool for another driver.",
+                    option="dsn",
+                    value=mask_url(dsn),
+                )
         self._connect_args = (dsn, connect_kwargs)
         self._log.hide(*self._secrets())
         self._pool.database = mask_url(dsn) if dsn else default_name(dsn, connect_kwargs)
         if self._config.command_timeout is not None:
             connect_kwargs = {"command_timeout": self._config.command_timeout, **connect_kwargs}
-        self._pool.driver.set_connect_args(url, **connect_kwargs)
+        driver.set_connect_args(url, **connect_kwargs)
 
     # Borrowing --------------------------------------------------------------------------------
 
@@ -571,12 +589,13 @@ class ConnectionPoolManager:
         May be called from any thread.
         """
         pool = self._pool
-        availability, _reasons = judge(self._evidence())
+        snapshot = pool.snapshot()
+        availability, _reasons = judge(self._evidence(snapshot))
         return PoolStatistics.collect(
-            pool.snapshot(),
+            snapshot,
             self._counters,
             pool=pool.name,
-            uptime_seconds=pool.now() - pool.opened_at,
+            uptime_seconds=pool.uptime(),
             availability=availability,
             current_outage_seconds=pool.outage_seconds() or 0.0,
         )
@@ -588,14 +607,16 @@ class ConnectionPoolManager:
         """
         pool = self._pool
         phase = pool.state.phase
-        availability, reasons = judge(self._evidence())
+        snapshot = pool.snapshot()
+        availability, reasons = judge(self._evidence(snapshot))
         if phase is not Phase.OPEN:
             availability, reasons = Availability.DOWN, [f"the pool is {phase.value}"]
         return build_health_report(
             availability,
-            pool.snapshot(),
+            snapshot,
+            connecting=self._opening is not None,
             now=datetime.now(UTC),
-            uptime_seconds=pool.now() - pool.opened_at,
+            uptime_seconds=pool.uptime(),
             reasons=reasons,
             latency_seconds=pool.probe_latency,
             last_error=self._counters.last_error,
@@ -603,16 +624,15 @@ class ConnectionPoolManager:
             next_attempt_seconds=pool.next_attempt_seconds(),
         )
 
-    def _evidence(self) -> Evidence:
+    def _evidence(self, snapshot: PoolSnapshot) -> Evidence:
         pool = self._pool
         state = pool.state
         failed_at = state.last_failure_at
-        snapshot = pool.snapshot()
         return Evidence(
             down_since=state.down_since,
             connected=state.usable(),
             min_size=state.limits.min_size,
-            used_fraction=snapshot.active / snapshot.max_size,
+            used_fraction=snapshot.utilization,
             last_failure_age=None if failed_at is None else pool.now() - failed_at,
             probe_latency=pool.probe_latency,
         )

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from poolkeeper.core.availability import Failure
 from poolkeeper.deadlines import bounded
 from poolkeeper.exceptions import PoolInitializationError
-from poolkeeper.refusals import cause_text
 from poolkeeper.sqlstate import (
     INVALID_AUTHORIZATION,
     INVALID_CATALOG_NAME,
@@ -17,6 +16,8 @@ from poolkeeper.sqlstate import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from poolkeeper.core.backoff import Backoff
     from poolkeeper.drivers.base import Driver
 
@@ -47,12 +48,14 @@ async def first_session(
     connect_timeout: float,
     patience: float,
     backoff: Backoff,
+    describe: Callable[[BaseException], str],
 ) -> tuple[Any, float]:
     """Dial until a connection stands; return it and when its dialling began.
 
     A server that is starting up is asked again for up to ``patience`` seconds without using up
     attempts. A refusal of this client (password, role, database) is final at once: asking again
-    changes nothing and may lock the account.
+    changes nothing and may lock the account. ``describe`` puts an error into one line without
+    secrets.
 
     Raises:
         PoolInitializationError: No attempt succeeded; nothing is left open.
@@ -73,20 +76,27 @@ async def first_session(
             if failure is not Failure.STARTING or loop.time() - began > patience:
                 failed += 1
                 if failure is Failure.MISCONFIGURED or failed >= attempts:
-                    raise _error(error, failure, database, failed, loop.time() - began) from error
+                    raise _error(
+                        error, describe(error), failure, database, failed, loop.time() - began
+                    ) from error
         else:
             return session, started
         await asyncio.sleep(backoff.next_delay())
 
 
 def _error(
-    error: BaseException, failure: Failure, database: str, attempts: int, elapsed: float
+    error: BaseException,
+    reason: str,
+    failure: Failure,
+    database: str,
+    attempts: int,
+    elapsed: float,
 ) -> PoolInitializationError:
     advice = ADVICE.get(sqlstate_of(error) or "", ADVICE_BY_FAILURE[failure])
     times = "1 attempt" if attempts == 1 else f"{attempts} attempts"
     return PoolInitializationError(
         f"Cannot open a connection to {database} ({times}, {elapsed:.1f} s): "
-        f"{cause_text(error)}. Suggestion: {advice}.",
+        f"{reason}. Suggestion: {advice}.",
         url=database,
         attempts=attempts,
         elapsed=elapsed,

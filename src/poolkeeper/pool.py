@@ -22,13 +22,14 @@ from poolkeeper.core.effects import (
     Reset,
     Validate,
 )
-from poolkeeper.core.lifecycle import Phase
+from poolkeeper.core.lifecycle import Phase, advance
 from poolkeeper.core.slots import CLOSED, IN_USE, Slot
 from poolkeeper.core.state import PoolState
 from poolkeeper.core.waiters import TicketState
 from poolkeeper.deadlines import bounded
 from poolkeeper.drivers.base import Condition
 from poolkeeper.errands import CLOSE_SECONDS, Errands
+from poolkeeper.exceptions import PoolTimeoutError
 from poolkeeper.holders import holders, task_name, youngest_in_deadlock
 from poolkeeper.misuse import Home
 from poolkeeper.refusals import closed_error, deadlock_error, refusal_error
@@ -90,7 +91,7 @@ class Pool:
             reset_timeout=reset_timeout,
         )
         self.probe_latency: float | None = None
-        self.opened_at = 0.0
+        self.opened_at: float | None = None
         self.terminated = 0
         self.server_version: str | None = None
         self._policy = policy
@@ -189,8 +190,11 @@ class Pool:
             if effects:
                 self.carry_out(effects)
             if ticket.state is WAITING:
-                if deadline < self._timer_when:
-                    self._arm(deadline)
+                due = (
+                    deadline if state.down_since is None else min(deadline, state.patience_until())
+                )
+                if due < self._timer_when:
+                    self._arm(due)
                 if not self.reporter.exhausted_reported:
                     self.reporter.exhausted(self.snapshot())
             try:
@@ -229,8 +233,14 @@ class Pool:
                 max(0.0, deadline - monotonic()),
                 give_up=session.abort,
             )
-        except BaseException:
+        except BaseException as error:
             self._throw_away(lease, "setup_failed")
+            if isinstance(error, TimeoutError) and monotonic() >= deadline:
+                raise PoolTimeoutError(
+                    "The setup hook did not finish within the acquire timeout. Pool state: "
+                    f"{self.snapshot().describe()}. Suggestion: make the hook faster or raise "
+                    "POOL_TIMEOUT."
+                ) from error
             raise
 
     def _throw_away(self, lease: Any, reason: str) -> None:
@@ -331,6 +341,7 @@ class Pool:
         now = monotonic()
         took = now - started
         self.server_version = session.server_version
+        self.reporter.recovered()
         self.counters.total_connects += 1
         self.counters.create.observe(took)
         if self.recorder is not None:
@@ -370,6 +381,7 @@ class Pool:
                 holders=holders(state),
                 database=self.database,
                 cause=self.reporter.last_error if why is not Refusal.CLOSED else None,
+                reason=counters.last_error,
                 outage_seconds=self.outage_seconds(),
                 next_attempt_seconds=self.next_attempt_seconds(),
                 max_waiting=state.limits.max_waiting,
@@ -423,6 +435,7 @@ class Pool:
         )
         self.carry_out(self.state.cancel(ticket, monotonic()))
         if not future.done():
+            self.counters.total_timeouts += 1
             future.set_exception(error)
 
     # Life cycle -------------------------------------------------------------------------------
@@ -436,6 +449,22 @@ class Pool:
     def unbind(self) -> None:
         """Opening failed; the pool may be opened again, from any loop."""
         self._loop = None
+        self.opened_at = None
+
+    def uptime(self) -> float:
+        """Seconds since the pool was opened; 0 before."""
+        return 0.0 if self.opened_at is None else monotonic() - self.opened_at
+
+    def require_home(self) -> None:
+        """Refuse a call from another loop, thread or process before it changes anything.
+
+        A pool not opened yet is at home everywhere.
+
+        Raises:
+            PoolUsageError: It is such a call.
+        """
+        if self._loop is not None and _get_running_loop() is not self._loop:
+            raise self._home.stranger()
 
     async def open(self, session: Any, started: float) -> None:
         """Start serving; returns when the floor is filled or a connection could not be opened.
@@ -466,9 +495,9 @@ class Pool:
 
     async def drain(self, seconds: float | None) -> None:
         """Refuse the queue, let borrowers finish, close everything; after ``seconds`` cut off."""
+        self.require_home()
         state = self.state
-        if state.phase in {Phase.NEW, Phase.CLOSED}:
-            state.phase = Phase.CLOSED
+        if self._never_opened() or state.phase is Phase.CLOSED:
             return
         self._settle()
         if self._emptied is None:
@@ -480,8 +509,10 @@ class Pool:
             async with asyncio.timeout(seconds):
                 await asyncio.shield(self._emptied)
         except TimeoutError:
-            await self.errands.cancel_statements()
-            self.terminate()
+            try:
+                await self.errands.cancel_statements()
+            finally:
+                self.terminate()
             # Cancelled dials report in the next turns of the loop.
             await asyncio.wait({self._emptied}, timeout=CLOSE_SECONDS)
         except asyncio.CancelledError:
@@ -490,9 +521,9 @@ class Pool:
 
     def terminate(self) -> None:
         """Cut every connection off at once; borrowers meet a closed connection."""
+        self.require_home()
         state = self.state
-        if state.phase is Phase.NEW:
-            state.phase = Phase.CLOSED
+        if self._never_opened():
             return
         self._settle()
         if state.phase is Phase.OPEN:
@@ -505,16 +536,31 @@ class Pool:
                 slot.connection.abort()
                 self.carry_out(state.cut_off(slot))
 
+    def _never_opened(self) -> bool:
+        """Close a pool that was never opened; say whether this is one."""
+        if self.state.phase is not Phase.NEW:
+            return False
+        self.state.phase = advance(self.state.phase, Phase.CLOSED)
+        return True
+
     def expire(self) -> None:
         """Replace every connection."""
+        self.require_home()
         self.carry_out(self.state.expire(monotonic()))
 
     def resize(self, min_size: int, max_size: int) -> None:
         """Change the limits."""
+        self.require_home()
         self.carry_out(self.state.resize(min_size, max_size, monotonic()))
+
+    def pause(self) -> None:
+        """Stop granting connections."""
+        self.require_home()
+        self.state.pause()
 
     def resume(self) -> None:
         """Grant connections again."""
+        self.require_home()
         self.carry_out(self.state.resume(monotonic()))
 
     # Reports ----------------------------------------------------------------------------------

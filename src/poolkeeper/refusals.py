@@ -51,12 +51,17 @@ def refusal_error(
     holders: Sequence[str],
     database: str,
     cause: BaseException | None,
+    reason: str | None,
     outage_seconds: float | None,
     next_attempt_seconds: float | None,
     max_waiting: int | None,
     paused: bool,
 ) -> ConnectionPoolError:
-    """Say why a request ended without a connection; the last connect failure is chained."""
+    """Say why a request ended without a connection.
+
+    The last failure is chained as ``cause``; ``reason`` is its text without secrets, which alone
+    may go into a message of ours.
+    """
     state = f"Pool state: {snapshot.describe()}."
     error: ConnectionPoolError
     if why is Refusal.CLOSED:
@@ -71,7 +76,7 @@ def refusal_error(
     elif why is Refusal.UNAVAILABLE:
         error = DatabaseUnavailableError(
             f"The database at {database} has been unreachable for {outage_seconds or 0.0:.1f} s"
-            f"{_because(cause)}; {_next_attempt(next_attempt_seconds)}. The request was not "
+            f"{_because(reason)}; {_next_attempt(next_attempt_seconds)}. The request was not "
             f"executed. {state} {_unavailable_advice(cause)}",
             outage_seconds=outage_seconds,
             next_attempt_seconds=next_attempt_seconds,
@@ -81,7 +86,7 @@ def refusal_error(
         kind = ConnectionValidationError if why is Refusal.VALIDATION else PoolTimeoutError
         error = kind(
             _timeout_message(
-                why, state, timeout, holders, database, cause, outage_seconds, paused=paused
+                why, state, timeout, holders, database, cause, reason, outage_seconds, paused=paused
             ),
             timeout=timeout,
             waited=waited,
@@ -99,6 +104,7 @@ def _timeout_message(
     holders: Sequence[str],
     database: str,
     cause: BaseException | None,
+    reason: str | None,
     outage_seconds: float | None,
     *,
     paused: bool,
@@ -111,7 +117,7 @@ def _timeout_message(
     elif why is Refusal.VALIDATION:
         head = (
             f"Connection validation failed and no replacement could be opened within "
-            f"{timeout:.1f}s{_because(cause)}."
+            f"{timeout:.1f}s{_because(reason)}."
         )
     else:
         head = f"Connection acquisition timeout after {timeout:.1f}s."
@@ -125,7 +131,7 @@ def _timeout_message(
     elif outage_seconds is not None:
         parts.append(
             f"The database at {database} has been unreachable for {outage_seconds:.1f} s"
-            f"{_because(cause)}. {_unavailable_advice(cause)}"
+            f"{_because(reason)}. {_unavailable_advice(cause)}"
         )
     else:
         parts.append(GROW_ADVICE)
@@ -149,10 +155,8 @@ def deadlock_error(
     )
 
 
-def _because(cause: BaseException | None) -> str:
-    if cause is None:
-        return ""
-    return f": {cause_text(cause)}"
+def _because(reason: str | None) -> str:
+    return "" if reason is None else f": {reason}"
 
 
 def cause_text(cause: BaseException) -> str:

@@ -53,10 +53,19 @@ class Reporter:
         # Dials of the present outage, or of the last one.
         self._attempts = 0
 
+    def describe(self, error: BaseException) -> str:
+        """One line for ``error``, without secrets."""
+        return self._redact(cause_text(error))
+
     def failed(self, error: BaseException) -> None:
         """Keep the latest failure for error messages and health; secrets are removed."""
         self.last_error = error
-        self._counters.last_error = self._redact(cause_text(error))
+        self._counters.last_error = self.describe(error)
+
+    def recovered(self) -> None:
+        """A connection could be opened: what failed before is history."""
+        self.last_error = None
+        self._counters.last_error = None
 
     def recycled(self, slot: Slot, reason: str) -> None:
         """A connection is being closed."""
@@ -68,6 +77,7 @@ class Reporter:
                 age_seconds=monotonic() - slot.created_at,
                 uses=slot.uses,
                 connection_id=slot.id,
+                error=slot.error,
             )
         )
 
@@ -103,8 +113,7 @@ class Reporter:
     def outage_ended(self, duration: float) -> None:
         """The database is back; its last failure is history."""
         self._counters.outage_seconds += duration
-        self.last_error = None
-        self._counters.last_error = None
+        self.recovered()
         self._emit(
             DatabaseReconnected(pool=self.name, outage_seconds=duration, attempts=self._attempts)
         )
@@ -128,7 +137,7 @@ class Reporter:
         """Report high utilization when it begins; be ready to report again what has ended."""
         if not snapshot.waiting:
             self.exhausted_reported = False
-        utilization = snapshot.active / snapshot.max_size
+        utilization = snapshot.utilization
         if utilization <= HIGH_UTILIZATION:
             self._utilization_reported = False
         elif not self._utilization_reported:

@@ -44,9 +44,9 @@ class NoNotes:
     clean: Container[str] = _Everything()
 
     def mark(self, query: Any) -> int:
-        """See ``Notes``; never asked."""
+        """See ``Notes``: what the text says makes no difference."""
         del query
-        return 1
+        return 0
 
 
 class ResetPolicy:

@@ -37,6 +37,11 @@ class PoolSnapshot:
     min_size: int
     max_size: int
 
+    @property
+    def utilization(self) -> float:
+        """Fraction of ``max_size`` in the hands of borrowers, 0 to 1."""
+        return self.active / self.max_size
+
     def describe(self) -> str:
         """Say the state in the words of an error message.
 

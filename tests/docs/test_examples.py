@@ -2,6 +2,8 @@
 
 import re
 
+import pytest
+
 from tests.docs.markdown import ROOT
 from tests.docs.runner import run
 
@@ -15,6 +17,13 @@ def test_quickstart_uses_the_pool(postgres, tmp_path) -> None:
     # the table, ten visits, the count
     assert "acquisitions: 12" in output
     assert postgres.server.psql("select count(*) from visit", database=postgres.name) == "10"
+
+
+def test_quickstart_without_a_database_says_what_is_missing(tmp_path) -> None:
+    """A sentence, no traceback."""
+    with pytest.raises(AssertionError, match=r"^set DATABASE_URL, such as \S+\n") as caught:
+        run(EXAMPLES / "quickstart.py", cwd=tmp_path)
+    assert "Traceback" not in str(caught.value)
 
 
 def test_watch_an_outage_shows_it_from_loss_to_recovery(tmp_path) -> None:

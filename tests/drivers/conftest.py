@@ -43,6 +43,10 @@ class ServerSubject(DriverSubject):
     def pid(self, session) -> int:
         raise NotImplementedError
 
+    def descriptor(self, session) -> int:
+        """Of the socket."""
+        raise NotImplementedError
+
     async def value(self, lease, sql: str):
         """First column of the first row."""
         raise NotImplementedError
@@ -80,6 +84,9 @@ class AsyncpgSubject(ServerSubject):
     def pid(self, session) -> int:
         return session.connection.get_server_pid()
 
+    def descriptor(self, session) -> int:
+        return session.connection._transport.get_extra_info("socket").fileno()
+
     async def value(self, lease, sql: str):
         return await lease.fetchval(sql)
 
@@ -93,6 +100,9 @@ class PsycopgSubject(ServerSubject):
 
     def pid(self, session) -> int:
         return session.connection.info.backend_pid
+
+    def descriptor(self, session) -> int:
+        return session.connection.fileno()
 
     async def value(self, lease, sql: str):
         cursor = await lease.execute(sql)

@@ -65,7 +65,7 @@ async def test_a_dial_that_ignores_its_timeout_and_its_cancellation_is_given_up(
 
 async def test_a_goodbye_without_an_answer_is_cut_short(memory, monkeypatch):
     """The room is free again after a bounded time."""
-    monkeypatch.setattr("poolkeeper.pool.CLOSE_SECONDS", 0.05)
+    monkeypatch.setattr("poolkeeper.errands.CLOSE_SECONDS", 0.05)
     async with memory.pool(max_size=1) as pool:
         memory.database.ignore_cancellation("close")
         memory.database.gates["close"].close()

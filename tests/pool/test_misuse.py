@@ -12,6 +12,7 @@ import pytest
 
 import poolkeeper
 from poolkeeper import PoolUsageError, create_pool
+from poolkeeper.testing.memory import MemoryDatabase, memory_pool
 
 
 async def acquire(pool):
@@ -55,6 +56,90 @@ async def test_a_connection_is_not_released_from_another_thread(world, use):
         assert pool.get_statistics().active_connections == 1
         assert await connection.fetchval("SELECT 1") == 1
         await pool.release(connection)
+
+
+async def shrink(pool):
+    pool.resize(max_size=1)
+
+
+async def pause(pool):
+    pool.pause()
+
+
+async def resume(pool):
+    pool.resume()
+
+
+async def terminate(pool):
+    pool.terminate()
+
+
+CONTROLS = {
+    "pause": pause,
+    "resume": resume,
+    "resize": shrink,
+    "expire_connections": lambda pool: pool.expire_connections(),
+    "close": lambda pool: pool.close(),
+    "terminate": terminate,
+}
+
+
+@pytest.mark.parametrize("control", CONTROLS.values(), ids=CONTROLS)
+@pytest.mark.asyncio
+async def test_a_pool_is_not_controlled_from_another_thread(world, control):
+    """It goes on as it was."""
+    async with world.pool(min_size=2) as pool:
+        before = pool.get_size(), pool.get_max_size(), pool.config
+        (error,) = outcome_in_a_thread(control(pool))
+        assert isinstance(error, PoolUsageError)
+        assert "another thread. Suggestion: " in str(error)
+        assert (pool.get_size(), pool.get_max_size(), pool.config) == before
+        assert not pool.is_closing()
+        assert await pool.fetchval("SELECT 1") == 1
+
+
+@pytest.mark.parametrize("control", CONTROLS.values(), ids=CONTROLS)
+def test_a_pool_is_not_controlled_from_another_loop(control):
+    """Neither while its own loop rests."""
+    with asyncio.Runner() as home, asyncio.Runner() as elsewhere:
+        pool = memory_pool(MemoryDatabase(), min_size=2, max_size=2)
+        home.run(pool.initialize())
+        with pytest.raises(PoolUsageError, match=r"another event loop.*Suggestion: "):
+            elsewhere.run(control(pool))
+        assert (pool.get_size(), pool.get_max_size(), pool.is_closing()) == (2, 2, False)
+        assert home.run(pool.fetchval("SELECT 1")) == 1
+        home.run(pool.close())
+
+
+@pytest.mark.asyncio
+async def test_statistics_may_be_read_from_any_thread(memory):
+    """While connections come and go."""
+    stop = threading.Event()
+    found = []
+
+    def read():
+        while not stop.is_set():
+            try:
+                pool.get_statistics()
+                repr(pool)
+            except BaseException as error:
+                found.append(error)
+                return
+
+    interval = sys.getswitchinterval()
+    async with memory.pool(min_size=20, max_size=40) as pool:
+        thread = threading.Thread(target=read)
+        sys.setswitchinterval(1e-6)
+        try:
+            thread.start()
+            for _ in range(100):
+                await pool.expire_connections()
+                await asyncio.gather(*(pool.fetchval("SELECT 1") for _ in range(40)))
+        finally:
+            stop.set()
+            thread.join()
+            sys.setswitchinterval(interval)
+    assert not found
 
 
 def test_another_loop_is_told_to_open_its_own_pool(postgres):

@@ -1,10 +1,12 @@
 """The queue: first come, first served, and every wait ends."""
 
 import asyncio
+import time
 
 import pytest
 
 from poolkeeper import (
+    DatabaseUnavailableError,
     PoolDeadlockError,
     PoolExhaustedError,
     PoolTimeoutError,
@@ -63,6 +65,42 @@ async def test_the_most_recently_used_connection_is_lent_first(world):
             await pool.release(connection)
         async with pool.acquire() as connection:
             assert connection._slot is held[-1]._slot
+
+
+async def test_the_longest_wait_is_kept(memory):
+    """A shorter one afterwards does not lower it."""
+    async with memory.pool(max_size=1) as pool:
+        assert pool.get_statistics().peak_wait_seconds == 0.0
+        connection = await pool.acquire()
+        began = time.monotonic()
+        waiter = asyncio.create_task(acquire(pool))
+        await queued(pool, 1)
+        while pool.get_statistics().oldest_waiter_seconds < 0.05:
+            await asyncio.sleep(0.01)
+        await pool.release(connection)
+        connection = await waiter
+        peak = pool.get_statistics().peak_wait_seconds
+        assert 0.05 <= peak <= time.monotonic() - began
+        waiter = asyncio.create_task(acquire(pool))
+        await queued(pool, 1)
+        await pool.release(connection)
+        await pool.release(await waiter)
+        assert pool.get_statistics().peak_wait_seconds == peak
+
+
+async def test_a_wait_that_begins_in_an_outage_ends_with_its_patience(memory):
+    """Also while an attempt hangs that has not failed yet; not at the waiter's own deadline."""
+    async with memory.pool(min_size=1, outage_patience=1.0, timeout=60.0) as pool:
+        with memory.database.gates.closed("connect") as gate:
+            memory.database.drop()
+            await gate.reached()
+            while pool.get_statistics().availability != "down":
+                await asyncio.sleep(0)
+            with pytest.raises(DatabaseUnavailableError) as caught:
+                await asyncio.create_task(acquire(pool))
+            assert 1.0 <= caught.value.outage_seconds < 5.0
+            assert pool.get_statistics().total_unavailable == 1
+        await assert_sound(pool, memory)
 
 
 async def test_a_cancelled_waiter_leaves_the_queue_at_once(world):
@@ -207,6 +245,7 @@ async def test_a_deadlock_of_nested_acquires_is_named_and_broken(world):
         errors = [result for result in results if result is not None]
         assert [type(error) for error in errors] == [PoolDeadlockError]
         assert "pass the connection you already hold" in str(errors[0])
+        assert pool.get_statistics().total_timeouts == 1
         await assert_sound(pool, world)
 
 

@@ -1,5 +1,6 @@
 """From the first byte to the exit code: starting, stopping, and what goes wrong on the way."""
 
+import contextlib
 import json
 import os
 import signal
@@ -163,6 +164,27 @@ def test_a_second_signal_ends_at_once(postgres):
             assert running.exception() is not None
 
 
+def test_a_starting_server_says_so():
+    """Not that it is shutting down, and no advice for people who write Python."""
+    sock, port = listen()
+    with sock:
+        http, http_port = listen()
+        http.close()
+        url = f"postgresql://a:b@127.0.0.1:{port}/c"
+        with ServerProcess(f"--port={http_port}", database_url=url) as server:
+            silent, _address = sock.accept()
+            with silent:
+                server.url = f"http://127.0.0.1:{http_port}"
+                answer = server.sql("select 1")
+                server.signal()
+                server.end()
+    body = answer.json()
+    assert (answer.status_code, body["code"]) == (503, "57P03")
+    assert body["type"] == "urn:poolkeeper:problem:starting"
+    assert body["message"].startswith("The server is starting. The request was not executed.")
+    assert int(answer.headers["retry-after"]) >= 1
+
+
 def test_a_signal_while_the_pool_is_being_opened_ends_the_start(postgres):
     """The listening peer never answers; the start is given up, and the exit is clean."""
     sock, port = listen()
@@ -224,3 +246,37 @@ def test_without_a_url_it_brings_its_own_database_and_keeps_the_data(tmp_path):
         assert server.end()[0] == 0
     assert children
     assert not any(child.is_running() for child in children)
+
+
+@pytest.mark.slow
+def test_an_embedded_database_that_dies_is_started_again(tmp_path):
+    """On the same port and data; the log names both, and nobody has to do anything."""
+    options = ("--port=0", f"--data-dir={tmp_path}/data")
+    with ServerProcess(*options, env={"POOL_OUTAGE_PATIENCE": "0"}) as server:
+        server.start()
+        assert server.sql("create table kept as select 1 as a").status_code == 200
+        pid_file = tmp_path / "data" / "pgdata" / "postmaster.pid"
+        postmaster = psutil.Process(int(pid_file.read_text().split("\n")[0]))
+        for process in [postmaster, *postmaster.children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        until(lambda: server.get("/health").json()["status"] == "unhealthy")
+        exited = server.wait_for("embedded_postgres_exited")
+        until(lambda: server.get("/health").json()["status"] == "healthy")
+        assert server.sql("select a from kept").json()["rows"] == [{"a": 1}]
+        assert (exited["level"], exited["data_dir"]) == ("error", f"{tmp_path}/data")
+        assert exited["log_path"] == f"{tmp_path}/data/postgres.log"
+        server.signal()
+        assert server.end()[0] == 0
+
+
+def test_a_data_directory_that_cannot_be_made_is_one_clear_error(tmp_path):
+    """With the option that chooses another."""
+    (tmp_path / "file").touch()
+    with ServerProcess("--port=0", f"--data-dir={tmp_path}/file/data") as server:
+        code, text = server.end()
+    assert code == 1
+    assert text.splitlines()[-1].endswith(
+        "or choose another directory with --data-dir or POOLKEEPER_DATA_DIR."
+    )
+    assert "Traceback" not in text

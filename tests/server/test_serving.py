@@ -96,6 +96,34 @@ def test_a_batch_is_one_transaction(server):
     assert batch().json() == {"results": []}
 
 
+def test_a_batch_may_not_end_its_own_transaction(server):
+    """Its row would stand although the answer says that everything was rolled back."""
+    server.sql("create table own_commit (a int)")
+
+    def batch(*queries):
+        body = {"queries": [{"query": query} for query in queries]}
+        return httpx.post(f"{server.url}/sql", json=body)
+
+    refused = batch(
+        "insert into own_commit values (1)",
+        "/* /* nested */ */ ; -- x\nCommit",
+        "select pg_terminate_backend(pg_backend_pid())",
+    )
+    body = refused.json()
+    assert (refused.status_code, body["code"], body["outcome"]) == (400, "2D000", "not_executed")
+    assert "Entry 2 of `queries` is COMMIT" in body["message"]
+    assert server.sql("select a from own_commit").json()["rows"] == []
+    kept = batch(
+        "insert into own_commit values (1)",
+        "savepoint s",
+        "insert into own_commit values (2)",
+        "rollback to s",
+        "release s",
+    )
+    assert kept.status_code == 200
+    assert server.sql("select a from own_commit").json()["rows"] == [{"a": 1}]
+
+
 def test_nothing_of_a_request_reaches_the_next_one(server):
     """Whatever they leave behind in the connection they share."""
     for leftover in (
@@ -290,6 +318,22 @@ def test_a_request_that_ends_early_does_no_harm(server):
     with socket.create_connection((host, int(port))) as sock:
         sock.sendall(b"POST /sql HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
     assert server.sql("select 1").status_code == 200
+
+
+def test_a_body_that_does_not_arrive_is_given_up_at_the_request_timeout(postgres):
+    """One byte of a hundred: answered, and the connection closed."""
+    options = ("--port=0", "--request-timeout=0.3")
+    with ServerProcess(*options, database_url=postgres.url) as server:
+        server.start()
+        host, port = server.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=60) as sock:
+            sock.sendall(b"POST /sql HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+            with sock.makefile("rb") as stream:
+                answer = stream.read().decode()
+        assert answer.startswith("HTTP/1.1 408 ")
+        assert "urn:poolkeeper:problem:request-timeout" in answer
+        assert "within 0.3 s" in answer
+        assert server.sql("select 1").status_code == 200
 
 
 def test_connections_lost_while_idle_cost_no_request(server):

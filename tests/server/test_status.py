@@ -16,7 +16,10 @@ from poolkeeper.server.interrupt import DeadlineExceededError
 from poolkeeper.server.neon.request import BadRequestError
 from poolkeeper.server.status import (
     RULES,
+    BodyTimeoutError,
     BodyTooLargeError,
+    ShutDownError,
+    StartingError,
     TransactionLostError,
     UnauthorizedError,
     answer,
@@ -56,7 +59,10 @@ SNAPSHOT = PoolSnapshot(
     max_size=1,
 )
 STARTING = exceptions.DatabaseUnavailableError("down", next_attempt_seconds=0.2)
-STARTING.__cause__ = psycopg.errors.CannotConnectNow("starting up")
+# As libpq reports a refused login: text alone, no SQLSTATE.
+STARTING.__cause__ = psycopg.OperationalError(
+    'connection to server at "127.0.0.1" failed: FATAL:  the database system is starting up'
+)
 
 CASES = [
     (BadRequestError("what?", code="22021"), 400, "22021", "not_executed"),
@@ -67,6 +73,7 @@ CASES = [
     (CopyRefusedError(), 400, "0A000", "not_executed"),
     (UnauthorizedError("who?"), 400, "28P01", "not_executed"),
     (BodyTooLargeError(10), 413, "54000", "not_executed"),
+    (BodyTimeoutError(30.0), 408, "", "not_executed"),
     (ResultTooLargeError(10, executed=True), 507, "54000", "executed"),
     (ResultTooLargeError(10, executed=False), 507, "54000", "rolled_back"),
     (exceptions.PoolTimeoutError("late", snapshot=SNAPSHOT), 503, "53300", "not_executed"),
@@ -76,7 +83,9 @@ CASES = [
     (STARTING, 503, "57P03", "not_executed"),
     (exceptions.ConnectionValidationError("broken"), 503, "08006", "not_executed"),
     (NothingSentError("gone"), 503, "08006", "not_executed"),
+    (StartingError(), 503, "57P03", "not_executed"),
     (exceptions.PoolClosedError("closed"), 503, "57P01", "not_executed"),
+    (ShutDownError(), 503, "57P01", "rolled_back"),
     (TransactionLostError("gone"), 503, "08006", "rolled_back"),
     (OutcomeUnknownError("gone"), 502, "08007", "unknown"),
     (ZeroDivisionError("secret detail"), 500, "XX000", "unknown"),
@@ -144,5 +153,10 @@ def test_messages_say_what_became_of_the_request_before_the_suggestion():
 
 def test_a_draining_server_asks_for_a_new_connection():
     """Behind a load balancer that leads to another server."""
-    headers = answered(exceptions.PoolClosedError("closed")).headers
+    draining = answered(exceptions.PoolClosedError("Closed. Suggestion: use `async with`."))
+    headers = draining.headers
     assert (headers["Connection"], headers["Retry-After"]) == ("close", "1")
+    assert draining.body["message"] == (
+        "The server is shutting down. The request was not executed. Suggestion: send the request "
+        "to another instance or again after Retry-After."
+    )

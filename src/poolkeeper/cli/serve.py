@@ -20,9 +20,12 @@ HELP_TEXT = (
     "Ctrl-C or SIGTERM lets running statements finish, the second ends at once.\n\n"
     "[bold]Examples[/bold]\n\n"
     "  poolkeeper serve\n\n"
-    "  poolkeeper serve --database-url postgresql://app:secret@db.example.com/shop\n\n"
+    "  DATABASE_URL=postgresql://app:…@db.example.com/shop poolkeeper serve\n\n"
+    "  poolkeeper serve --database-url postgresql://app@db.example.com/shop\n\n"
     "  POOLKEEPER_TOKEN=… poolkeeper serve --host 0.0.0.0 --port 80\n\n"
-    """  curl -s http://127.0.0.1:8020/sql -d '{"query": "select version()"}'"""
+    """  curl -s http://127.0.0.1:8020/sql -d '{"query": "select version()"}'\n\n"""
+    "A password on the command line is visible to other users; use DATABASE_URL, PGPASSWORD or "
+    "~/.pgpass."
 )
 
 
@@ -51,8 +54,8 @@ def serve(
     database_url: Annotated[
         str | None,
         typer.Option(
-            help="postgresql://user:password@host:5432/database. Also read from DATABASE_URL. "
-            "Without one, the embedded PostgreSQL is started.",
+            help="postgresql://user@host:5432/database. Also read from DATABASE_URL, the place for "
+            "one with a password. Without one, the embedded PostgreSQL is started.",
             show_default=False,
         ),
     ] = None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import importlib
 import logging
 import os
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from psycopg.conninfo import conninfo_to_dict
 
 from poolkeeper.cli.announce import announce
+from poolkeeper.cli.embedded_watch import keep_running
 from poolkeeper.cli.errors import RUNTIME_FAILURE, USAGE_FAILURE, CommandError
 from poolkeeper.config import PoolConfig
 from poolkeeper.embedded import EmbeddedPostgres, EmbeddedPostgresError
@@ -101,6 +103,7 @@ def _run(
         settings,
         connect_kwargs=_connect_kwargs(config.require_database_url(), statement_timeout),
         on_ready=on_ready,
+        meanwhile=functools.partial(keep_running, embedded) if embedded else None,
     )
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(serving)
@@ -148,8 +151,20 @@ def _open_door(host: str) -> CommandError:
 @contextlib.contextmanager
 def _embedded(data_dir: Path) -> Iterator[EmbeddedPostgres]:
     _log.info("embedded_postgres_starting", extra={"data_dir": str(data_dir)})
-    with EmbeddedPostgres(data_dir) as postgres:
+    postgres = EmbeddedPostgres(data_dir)
+    try:
+        postgres.start()
+    except EmbeddedPostgresError as error:
+        if isinstance(error.__cause__, OSError):
+            raise CommandError(
+                f"{str(error).rstrip('.')}, or choose another directory with --data-dir or "
+                "POOLKEEPER_DATA_DIR."
+            ) from error
+        raise
+    try:
         yield postgres
+    finally:
+        postgres.stop()
 
 
 @contextlib.contextmanager

@@ -60,3 +60,16 @@ def expected_wait(*, ahead: int, max_size: int, mean_use: float) -> float:
     Little's law with every connection busy: the queue moves ``max_size`` places per mean use.
     """
     return (ahead + 1) * mean_use / max_size
+
+
+MEAN_USE_WEIGHT = 0.05
+"""Weight of the newest use in the moving mean that predicts waiting times."""
+
+
+def smoothed_use(mean: float, use: float) -> float:
+    """The moving mean after one more use, in seconds.
+
+    One very long use must not make all the short ones after it look hopeless, so it counts as a
+    few times the mean at most.
+    """
+    return mean + (min(use, 4.0 * mean + 0.1) - mean) * MEAN_USE_WEIGHT

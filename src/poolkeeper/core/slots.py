@@ -62,6 +62,7 @@ class Slot:
         "borrow",
         "connection",
         "created_at",
+        "error",
         "generation",
         "id",
         "idle_since",
@@ -90,6 +91,8 @@ class Slot:
         self.retire_reason: str | None = None
         self.uses = 0
         self.lost = False
+        # Why the pool closes it, in words, where the reason alone does not say it.
+        self.error: str | None = None
         # How to clean the session, set by the pool before it asks for a reset.
         self.recipe: str | None = None
         self.replaces: Slot | None = None

@@ -24,7 +24,7 @@ from poolkeeper.core.effects import (
 )
 from poolkeeper.core.lifecycle import Phase, advance
 from poolkeeper.core.retirement import Retirement
-from poolkeeper.core.sizing import Limits, connections_to_open, expected_wait
+from poolkeeper.core.sizing import Limits, connections_to_open, expected_wait, smoothed_use
 from poolkeeper.core.slots import (
     CLOSED,
     CLOSING,
@@ -52,9 +52,6 @@ DONE = TicketState.DONE
 
 _idle_since = attrgetter("idle_since")
 _alive_at = attrgetter("alive_at")
-
-MEAN_USE_WEIGHT = 0.05
-"""Weight of the newest hold time in the moving mean that predicts waiting times."""
 
 HOPELESS_FACTOR = 2.0
 """How far beyond its deadline a request must be expected to end before it is refused at once.
@@ -124,7 +121,7 @@ class PoolState:
             or self.paused
         ):
             return None
-        self.mean_use += (now - slot.taken_at - self.mean_use) * MEAN_USE_WEIGHT
+        self._note_use(slot, now)
         ticket, _ = self.waiters.popitem(last=False)
         # Changed when decided, not when the owner wakes: nobody can take the slot meanwhile.
         slot.taken_at = slot.alive_at = slot.idle_since = now
@@ -142,6 +139,7 @@ class PoolState:
             or (self.waiters and not self.paused)
         ):
             return False
+        self._note_use(slot, now)
         slot.state = IDLE
         slot.alive_at = slot.idle_since = now
         self.idle.append(slot)
@@ -261,7 +259,7 @@ class PoolState:
         return [self._leave(slot, reason, abort=True)]
 
     def _note_use(self, slot: Slot, now: float) -> None:
-        self.mean_use += (now - slot.taken_at - self.mean_use) * MEAN_USE_WEIGHT
+        self.mean_use = smoothed_use(self.mean_use, now - slot.taken_at)
 
     def _return(self, slot: Slot, now: float) -> list[Effect]:
         """Bring a connection nobody is at work on any more back into circulation, or close it."""
@@ -495,16 +493,19 @@ class PoolState:
         return self._backoff.attempts
 
     def usable(self) -> int:
-        """Open connections of the current generation not known to be dead."""
+        """Open connections of the current generation not known to be dead.
+
+        Statistics ask for it from threads of their own, hence the copy.
+        """
         return sum(
             slot.state in CONNECTED and slot.generation == self.generation and not slot.lost
-            for slot in self.slots.values()
+            for slot in list(self.slots.values())
         )
 
     def last_heard(self) -> float:
         """When any connection last gave a sign of life."""
         # The hot path notes it on the connection only.
-        return max(self.alive_at, *(slot.alive_at for slot in self.slots.values()), 0.0)
+        return max(self.alive_at, *(slot.alive_at for slot in list(self.slots.values())), 0.0)
 
     def _alive(self, now: float) -> list[Effect]:
         """Something was heard from the database."""
@@ -695,5 +696,5 @@ class PoolState:
         return []
 
     def snapshot(self, now: float) -> PoolSnapshot:
-        """The sizes at this instant; O(number of connections), no allocation beyond the record."""
+        """The sizes at this instant; O(number of connections)."""
         return take_snapshot(self.slots, self.waiters, self.limits, now)

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import inspect
 import warnings
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
 from asyncpg import connect_utils
 
+from poolkeeper.config import PoolConfig
 from poolkeeper.drivers.asyncpg_lease import PooledConnection, asyncpg_lease_released
 from poolkeeper.drivers.base import Condition
 from poolkeeper.drivers.keepalive import keep_alive
+from poolkeeper.exceptions import PoolConfigurationError
 from poolkeeper.sqlstate import connect_failure
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
     from poolkeeper.core.availability import Failure
     from poolkeeper.core.slots import Slot
@@ -44,8 +49,8 @@ class AsyncpgSession:
         self._owner = owner
         self._notes = notes
         self._lost: Callable[[], None] | None = None
-        version = connection.get_server_version()
-        self.server_version = f"{version.major}.{version.minor}"
+        # The first word only: distributions add their own.
+        self.server_version = connection.get_settings().server_version.split()[0]
 
     def on_lost(self, callback: Callable[[], None]) -> None:
         """See ``Session``."""
@@ -90,18 +95,29 @@ class AsyncpgSession:
             lease._dirty |= 1
         if lease._dirty:
             return Condition.PREPARED if lease._dirty & 2 else Condition.DIRTY
-        if cancelling or protocol.is_in_transaction() or connection._top_xact is not None:
+        if (
+            cancelling
+            or lease._unseen
+            or protocol.is_in_transaction()
+            or connection._top_xact is not None
+        ):
             return Condition.UNFINISHED
         return CLEAN
 
     def _warn_of_listeners(self) -> None:
-        warnings.warn(
-            f"{self.connection!r} is being released to the pool with active listeners; they are "
-            "removed. Suggestion: keep a connection of its own for LISTEN, or remove the "
-            "listener before the release.",
-            asyncpg.InterfaceWarning,
-            stacklevel=5,
-        )
+        # A filter may turn it into an exception, which must not keep the connection from returning.
+        with contextlib.suppress(asyncpg.InterfaceWarning):
+            warnings.warn(
+                f"{self.connection!r} is being released to the pool with active listeners; they "
+                "are removed. Suggestion: keep a connection of its own for LISTEN, or remove the "
+                "listener before the release.",
+                asyncpg.InterfaceWarning,
+                stacklevel=5,
+            )
+
+    def is_busy(self, lease: PooledConnection) -> bool:
+        """See ``Session``."""
+        return bool(self.connection._stmt_exclusive_section._acquired or lease._running)
 
     async def probe(self) -> None:
         """See ``Session``."""
@@ -114,9 +130,16 @@ class AsyncpgSession:
         await connection._protocol._wait_for_cancellation(None)
         connection._listeners.clear()
         connection._log_listeners.clear()
+        connection._query_loggers.clear()
+        # The server may not have answered BEGIN yet, so its word alone is not enough.
+        begun = connection._top_xact is not None
         connection._top_xact = None
-        if connection._protocol.is_in_transaction():
+        if begun or connection._protocol.is_in_transaction():
             await connection.execute("ROLLBACK")
+        elif not recipe:
+            # Fails, as ROLLBACK and the recipe do, while somebody still works on the connection
+            # in a way that cannot be seen from here; then nobody else gets it.
+            await connection.execute("SELECT 1")
         if recipe:
             await connection.execute(recipe)
 
@@ -177,6 +200,8 @@ class AsyncpgDriver:
     ) -> None:
         self._owner = owner
         self._notes = notes
+        if connect is None:
+            _refuse_unknown(connect_kwargs)
         self._connect = connect or asyncpg.connect
         self._init = init
         self._connection_class: Any = connection_class or asyncpg.Connection
@@ -226,3 +251,16 @@ class AsyncpgDriver:
     def forget_types(self, session: Any) -> None:
         """See ``Driver``."""
         session.connection._drop_local_type_cache()
+
+
+def _refuse_unknown(connect_kwargs: Mapping[str, Any]) -> None:
+    """Find a misspelt argument when the pool is made, not at every attempt to connect."""
+    known = [*inspect.signature(asyncpg.connect).parameters, *PoolConfig.model_fields]
+    for name in connect_kwargs:
+        if name not in known:
+            similar = get_close_matches(name, known, n=1)
+            raise PoolConfigurationError(
+                f"{name} is neither an option of PoolConfig nor an argument of asyncpg.connect(). "
+                f"Suggestion: {f'did you mean {similar[0]}?' if similar else 'remove it.'}",
+                option=name,
+            )

@@ -43,11 +43,12 @@ async def run_cached(
             rows = await con._protocol.bind_execute(
                 statement, args, portal_name="", limit=limit, return_extra=False, timeout=None
             )
+        except exceptions.OutdatedSchemaCacheError:
+            # A subclass of the next one, and harmless to the connection.
+            await con.reload_schema_state()
+            raise
         except exceptions.InternalClientError as error:
             give_up(con, error)
-            raise
-        except exceptions.OutdatedSchemaCacheError:
-            await con.reload_schema_state()
             raise
         except exceptions.InvalidCachedStatementError:
             con._drop_global_statement_cache()
@@ -67,6 +68,8 @@ async def guarded(con: Any, work: Awaitable[Any]) -> Any:
     """Await a call on ``con``; a connection asyncpg lost track of is given up."""
     try:
         return await work
+    except exceptions.OutdatedSchemaCacheError:
+        raise
     except exceptions.InternalClientError as error:
         give_up(con, error)
         raise

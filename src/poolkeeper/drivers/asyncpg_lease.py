@@ -36,6 +36,9 @@ class ConnectionReleasedError(PoolUsageError, asyncpg.InterfaceError):  # type: 
 class _Released:
     """Stands in for the connection of a lease that is over: any use says so."""
 
+    _aborted = True
+    """Lets the short way of ``asyncpg_cached`` find nothing to take."""
+
     def __getattr__(self, name: str) -> NoReturn:
         msg = (
             f"cannot call Connection.{name}(): connection has been released back to the pool. "
@@ -67,6 +70,7 @@ class PooledConnection(asyncpg_connection._ConnectionProxy):  # type: ignore[mis
         "_running",
         "_slot",
         "_task",
+        "_unseen",
     )
 
     def __init__(self, con: Any, slot: Slot, owner: Owner, notes: Notes) -> None:
@@ -76,6 +80,8 @@ class PooledConnection(asyncpg_connection._ConnectionProxy):  # type: ignore[mis
         self._notes = notes
         self._dirty = 0
         self._running = 0
+        # Statements run through an object of asyncpg's that reports to nobody.
+        self._unseen = False
         self._last_query: Any = None
 
     @property
@@ -104,7 +110,16 @@ QUERY_METHODS = frozenset({"executemany", "fetchmany"})
 """The same, when awaiting the call runs the statement; the others are written out below."""
 
 STATE_METHODS = frozenset(
-    {"add_listener", "remove_listener", "add_log_listener", "remove_log_listener", "reset"}
+    {
+        "add_listener",
+        "add_log_listener",
+        "add_query_logger",
+        "query_logger",
+        "remove_listener",
+        "remove_log_listener",
+        "remove_query_logger",
+        "reset",
+    }
 )
 """Methods that change what the next borrower would find."""
 
@@ -117,9 +132,11 @@ UNLOCKED_METHODS = frozenset(
 def _wrap_statement(name: str) -> Callable[..., Any]:
     def call(self: PooledConnection, query: Any, *args: Any, **kwargs: Any) -> Any:
         self._last_query = query
+        self._unseen = True
         if query not in self._notes.clean:
             self._dirty |= self._notes.mark(query)
-        return getattr(self._con, name)(query, *args, **kwargs)
+        made = getattr(self._con, name)(query, *args, **kwargs)
+        return guarded(self._con, made) if name == "prepare" else made
 
     return call
 
@@ -151,7 +168,8 @@ def _wrap_state(name: str) -> Callable[..., Any]:
 
 def _wrap_unlocked(name: str) -> Callable[..., Any]:
     async def call(self: PooledConnection, *args: Any, **kwargs: Any) -> Any:
-        return await _running(self, getattr(self._con, name)(*args, **kwargs))
+        con = self._con
+        return await _running(self, guarded(con, getattr(con, name)(*args, **kwargs)))
 
     return call
 
@@ -202,7 +220,7 @@ def fetchval(
     if query not in self._notes.clean:
         self._dirty |= self._notes.mark(query)
     con = self._con
-    if timeout is None:
+    if timeout is None and type(column) is int:
         statement = cached_statement(con, query)
         if statement is not None:
             return run_cached(con, statement, query, args, ONE_ROW, column)
@@ -225,7 +243,8 @@ async def copy_from_query(self: PooledConnection, query: str, *args: Any, **kwar
     self._last_query = query
     if query not in self._notes.clean:
         self._dirty |= self._notes.mark(query)
-    return await _running(self, self._con.copy_from_query(query, *args, **kwargs))
+    con = self._con
+    return await _running(self, guarded(con, con.copy_from_query(query, *args, **kwargs)))
 
 
 def _install() -> None:

@@ -70,6 +70,9 @@ class Session(Protocol):
     def take_back(self, lease: Any) -> Condition:
         """Invalidate ``lease`` and say what state the session is in. Never raises, no I/O."""
 
+    def is_busy(self, lease: Any) -> bool:
+        """Whether a statement of the borrower's is known to be running. No I/O."""
+
     async def probe(self) -> None:
         """One round trip; raises if the server does not answer properly."""
 

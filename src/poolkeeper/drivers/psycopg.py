@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg import pq
+from psycopg.conninfo import conninfo_to_dict
 
 from poolkeeper.drivers.base import Condition
 from poolkeeper.drivers.psycopg_lease import PooledPsycopgConnection, psycopg_lease_released
@@ -39,6 +40,7 @@ class PsycopgSession:
 
     __slots__ = (
         "_aborted",
+        "_defaults",
         "_loop",
         "_lost",
         "_notes",
@@ -58,6 +60,7 @@ class PsycopgSession:
         self._notes = notes
         self._lost: Callable[[], None] | None = None
         self._aborted = False
+        self._defaults = connection.row_factory, connection.prepare_threshold
         self._working = False
         self._loop = asyncio.get_running_loop()
         # A second descriptor of the same socket: psycopg registers and removes its own with the
@@ -148,6 +151,11 @@ class PsycopgSession:
         self._working = False
         self._resume_watch()
 
+    def is_busy(self, lease: PooledPsycopgConnection) -> bool:
+        """See ``Session``."""
+        del lease
+        return self.connection.lock.locked()
+
     async def probe(self) -> None:
         """See ``Session``. An empty statement: nothing is planned or executed."""
         await self._run("")
@@ -155,9 +163,20 @@ class PsycopgSession:
     async def clean(self, recipe: str) -> None:
         """See ``Session``."""
         self._working = True
+        connection = self.connection
         try:
-            if self.connection.pgconn.transaction_status != pq.TransactionStatus.IDLE:
-                await self.connection.rollback()
+            if connection.pgconn.transaction_status != pq.TransactionStatus.IDLE:
+                await connection.rollback()
+            # What psycopg keeps on its own side, no SQL resets.
+            if not connection.autocommit:
+                await connection.set_autocommit(True)
+            if connection.isolation_level is not None:
+                await connection.set_isolation_level(None)
+            if connection.read_only is not None:
+                await connection.set_read_only(None)
+            if connection.deferrable is not None:
+                await connection.set_deferrable(None)
+            connection.row_factory, connection.prepare_threshold = self._defaults
         finally:
             self._rest()
         if recipe:
@@ -236,13 +255,12 @@ class PsycopgDriver:
         self._owner = owner
         self._notes = notes
         self._init = init
-        self._dsn = dsn
+        self._dsn: str | None = dsn
         self._kwargs = connect_kwargs
 
     def set_connect_args(self, dsn: str | None, **connect_kwargs: Any) -> None:
         """See ``Driver``."""
-        if dsn is not None:
-            self._dsn = dsn
+        self._dsn = dsn
         self._kwargs = connect_kwargs
 
     async def connect(self, timeout: float) -> PsycopgSession:
@@ -253,13 +271,14 @@ class PsycopgDriver:
         if command_timeout is not None:
             settings.setdefault("statement_timeout", f"{round(command_timeout * 1000)}ms")
         if settings:
-            kwargs["options"] = " ".join(filter(None, [kwargs.get("options"), _options(settings)]))
+            given: Any = kwargs.get("options") or conninfo_to_dict(self._dsn or "").get("options")
+            kwargs["options"] = " ".join(filter(None, [given, _options(settings)]))
         password = kwargs.get("password")
         if callable(password):
             password = password()
             kwargs["password"] = await password if inspect.isawaitable(password) else password
         connection = await psycopg.AsyncConnection.connect(
-            self._dsn,
+            self._dsn or "",
             **{
                 **KEEPALIVE,
                 "autocommit": True,

@@ -106,7 +106,10 @@ class DatabaseReconnected(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionRecycled(Event):
-    """A connection was closed by the pool, for the ``reason`` the statistics count it under."""
+    """A connection was closed by the pool, for the ``reason`` the statistics count it under.
+
+    ``error`` is what failed where the reason is a failure of the cleaning or of a hook.
+    """
 
     name = "connection_recycled"
     level = "info"
@@ -115,13 +118,14 @@ class ConnectionRecycled(Event):
     age_seconds: float
     uses: int
     connection_id: int | str
+    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionLeakSuspected(Event):
     """A connection has been held for longer than ``leak_detection_timeout``.
 
-    ``acquired_at`` is the stack of the acquire, ``running_now`` that of the holding task at the
+    ``acquired_at`` is the line of the acquire, ``running_now`` that of the holding task at the
     time of this warning: where to look, and what it waits for.
     """
 

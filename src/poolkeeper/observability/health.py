@@ -83,6 +83,7 @@ def build_health_report(
     availability: Availability,
     snapshot: PoolSnapshot,
     *,
+    connecting: bool = False,
     now: datetime,
     uptime_seconds: float,
     reasons: Iterable[str] = (),
@@ -96,6 +97,7 @@ def build_health_report(
     Args:
         availability: The conclusion, drawn elsewhere.
         snapshot: The sizes of the pool.
+        connecting: The first connection is being made.
         now: The time of the report, aware of its time zone.
         uptime_seconds: Since the pool was opened.
         reasons: Why the pool is degraded or down, one sentence each.
@@ -108,7 +110,7 @@ def build_health_report(
         status=_HEALTH_OF[availability],
         timestamp=now.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         database=DatabaseHealth(
-            status=_database_status(availability, snapshot, outage_seconds),
+            status=_database_status(availability, snapshot, outage_seconds, connecting=connecting),
             pool=PoolHealth(
                 total=snapshot.total,
                 idle=snapshot.idle,
@@ -128,11 +130,18 @@ def build_health_report(
 
 
 def _database_status(
-    availability: Availability, snapshot: PoolSnapshot, outage_seconds: float | None
+    availability: Availability,
+    snapshot: PoolSnapshot,
+    outage_seconds: float | None,
+    *,
+    connecting: bool,
 ) -> DatabaseStatus:
     if outage_seconds is not None:
         return "disconnected"
-    if snapshot.connecting and snapshot.connecting == snapshot.total:
+    if connecting or (snapshot.connecting and snapshot.connecting == snapshot.total):
         return "connecting"
+    if snapshot.idle or snapshot.active:
+        # Also while the pool drains, when it is down for newcomers only.
+        return "connected"
     # a pool with min_size 0 holds nothing while nobody asks, and is none the worse for it
     return "disconnected" if availability is Availability.DOWN else "connected"

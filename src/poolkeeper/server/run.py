@@ -43,6 +43,7 @@ async def serve(
     *,
     connect_kwargs: dict[str, Any],
     on_ready: Callable[[], None],
+    meanwhile: Callable[[], Coroutine[Any, Any, None]] | None = None,
 ) -> None:
     """Serve until a signal asks to stop, then drain and return.
 
@@ -55,6 +56,8 @@ async def serve(
         settings: Of the server.
         connect_kwargs: For the driver, for every connection.
         on_ready: Called once requests can be served.
+        meanwhile: Work that goes on beside the serving, from before the pool is opened until the
+            drain begins; then it is cancelled.
 
     Raises:
         PoolInitializationError: The database cannot be used; nothing is left open.
@@ -76,6 +79,7 @@ async def serve(
             )
         )
         serving = asyncio.create_task(server.serve(sockets=sockets))
+        beside = asyncio.create_task(meanwhile()) if meanwhile else None
         try:
             await _unless_stopped(pool.initialize(), stop)
             if not stop.is_set():
@@ -83,15 +87,23 @@ async def serve(
                 on_ready()
                 await _first_of(stop.wait(), serving)
                 lifecycle.draining = True
+                await _end(beside)
                 _log.info("server_draining", extra={"timeout_seconds": settings.drain_timeout})
                 await asyncio.sleep(settings.drain_delay)
         finally:
             lifecycle.draining = True
+            await _end(beside)
             # Waiters are turned away at once, running statements finish or are ended.
             await pool.close(timeout=settings.drain_timeout)
             server.should_exit = True
             await serving
     _log.info("server_stopped")
+
+
+async def _end(task: asyncio.Task[None] | None) -> None:
+    if task is not None and not task.done():
+        task.cancel()
+        await asyncio.wait({task})
 
 
 async def _unless_stopped(work: Coroutine[Any, Any, Any], stop: asyncio.Event) -> None:

@@ -14,7 +14,8 @@ class ServerSettings:
     Attributes:
         token: Clients must send ``Authorization: Bearer <token>``, except for probes. None asks
             for nothing, which is safe on loopback only.
-        request_timeout: Seconds a request may take, its wait for a connection included.
+        request_timeout: Seconds a request may take, reading its body and its wait for a
+            connection included.
         max_request_bytes: Longest request body.
         max_response_bytes: Longest result.
         drain_delay: Seconds to go on serving after the first signal, not ready, so that load

@@ -12,6 +12,7 @@ import psycopg
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
+from poolkeeper.exceptions import PoolClosedError
 from poolkeeper.server.execute import (
     Connection,
     NothingSentError,
@@ -21,7 +22,13 @@ from poolkeeper.server.interrupt import DeadlineExceededError
 from poolkeeper.server.neon.request import parse_request
 from poolkeeper.server.neon.response import encode_batch, encode_result
 from poolkeeper.server.problem import problem_response
-from poolkeeper.server.status import BodyTooLargeError, ShutDownError, answer
+from poolkeeper.server.status import (
+    BodyTimeoutError,
+    BodyTooLargeError,
+    ShutDownError,
+    StartingError,
+    answer,
+)
 from poolkeeper.server.work import Work
 
 if TYPE_CHECKING:
@@ -79,11 +86,12 @@ class SqlEndpoint:
         request_id: str = request.scope["state"]["request_id"]
         headers = self._access.cors_headers(request.headers)
         timing: dict[str, float] = {}
+        deadline = asyncio.get_running_loop().time() + self._settings.request_timeout
         try:
             self._access.check(request.headers)
-            body = await _read_body(request, self._settings.max_request_bytes)
+            body = await self._body(request, deadline)
             sql_request = parse_request(body, request.headers)
-            text = await self._serve(request, sql_request, timing)
+            text = await self._serve(request, sql_request, deadline, timing)
         except ClientGoneError:
             self._metrics.cancelled.labels("client_gone").inc()
             return Response(status_code=CLIENT_CLOSED_REQUEST)
@@ -97,10 +105,20 @@ class SqlEndpoint:
         )
         return Response(text, media_type="application/json", headers=headers)
 
+    async def _body(self, request: Request, deadline: float) -> bytes:
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await _read_body(request, self._settings.max_request_bytes)
+        except TimeoutError as error:
+            raise BodyTimeoutError(self._settings.request_timeout) from error
+
     async def _serve(
-        self, request: Request, sql_request: SqlRequest, timing: dict[str, float]
+        self,
+        request: Request,
+        sql_request: SqlRequest,
+        deadline: float,
+        timing: dict[str, float],
     ) -> bytes:
-        deadline = asyncio.get_running_loop().time() + self._settings.request_timeout
         leaving = asyncio.ensure_future(_client_left(request))
         try:
             try:
@@ -116,6 +134,10 @@ class SqlEndpoint:
                 f"The request took longer than {self._settings.request_timeout:g} s and was "
                 "cancelled"
             ) from error
+        except PoolClosedError as error:
+            if not self._pool.is_closing():
+                raise StartingError from error
+            raise
         except psycopg.errors.QueryCanceled as error:
             if self._pool.is_closing():
                 raise ShutDownError from error

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import psycopg
 
-from poolkeeper import exceptions
+from poolkeeper import exceptions, sqlstate
 from poolkeeper.server import execute, interrupt
 from poolkeeper.server.neon.request import BadRequestError
 
@@ -29,6 +29,20 @@ class BodyTooLargeError(Exception):
 
     def __init__(self, limit: int) -> None:
         super().__init__(f"request is too large (max is {limit} bytes)")
+
+
+class BodyTimeoutError(Exception):
+    """The request body did not arrive within the time a request may take."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"The request body did not arrive within {seconds:g} s")
+
+
+class StartingError(Exception):
+    """The server listens, but its pool is not open yet."""
+
+    def __init__(self) -> None:
+        super().__init__("The server is starting")
 
 
 class UnauthorizedError(Exception):
@@ -77,18 +91,24 @@ RULES: Mapping[type[BaseException], Rule] = {
         suggestion="use INSERT … SELECT FROM unnest($1, …) for many rows, or a PostgreSQL client.",
     ),
     # 401 elsewhere, but Neon's clients would not show the message.
-    UnauthorizedError: Rule(400, "28P01", "unauthorized"),
+    UnauthorizedError: Rule(400, sqlstate.INVALID_PASSWORD, "unauthorized"),
     BodyTooLargeError: Rule(
         413,
         "54000",
         "request-too-large",
         suggestion="send less at once, or raise the limit with --max-request-bytes.",
     ),
+    BodyTimeoutError: Rule(
+        408,
+        "",
+        "request-timeout",
+        suggestion="send the body faster or raise the limit with --request-timeout.",
+    ),
     # the statement's
     psycopg.Error: Rule(400, "", "sql-error", "rolled_back"),
     interrupt.DeadlineExceededError: Rule(
         400,
-        "57014",
+        sqlstate.QUERY_CANCELED,
         "request-deadline",
         "rolled_back",
         suggestion="make the statement faster or raise the limit with --request-timeout.",
@@ -100,8 +120,12 @@ RULES: Mapping[type[BaseException], Rule] = {
         suggestion="fetch less at once with LIMIT, or raise the limit with --max-response-bytes.",
     ),
     # the pool's: nothing was sent
-    exceptions.PoolTimeoutError: Rule(503, "53300", "pool-timeout", retry_after=True),
-    exceptions.PoolExhaustedError: Rule(503, "53300", "queue-full", retry_after=True),
+    exceptions.PoolTimeoutError: Rule(
+        503, sqlstate.TOO_MANY_CONNECTIONS, "pool-timeout", retry_after=True
+    ),
+    exceptions.PoolExhaustedError: Rule(
+        503, sqlstate.TOO_MANY_CONNECTIONS, "queue-full", retry_after=True
+    ),
     exceptions.DatabaseUnavailableError: Rule(
         503, "08001", "database-unavailable", retry_after=True
     ),
@@ -113,9 +137,22 @@ RULES: Mapping[type[BaseException], Rule] = {
         retry_after=True,
         suggestion="send the request again.",
     ),
-    exceptions.PoolClosedError: Rule(503, "57P01", "draining", retry_after=True),
+    StartingError: Rule(
+        503,
+        sqlstate.CANNOT_CONNECT_NOW,
+        "starting",
+        retry_after=True,
+        suggestion="send the request again after Retry-After.",
+    ),
+    exceptions.PoolClosedError: Rule(
+        503,
+        sqlstate.ADMIN_SHUTDOWN,
+        "draining",
+        retry_after=True,
+        suggestion="send the request to another instance or again after Retry-After.",
+    ),
     # after sending
-    ShutDownError: Rule(503, "57P01", "shut-down", "rolled_back", retry_after=True),
+    ShutDownError: Rule(503, sqlstate.ADMIN_SHUTDOWN, "shut-down", "rolled_back", retry_after=True),
     TransactionLostError: Rule(
         503,
         "08006",
@@ -178,7 +215,7 @@ def answer(error: BaseException, *, request_id: str, random: Random) -> Answer:
         seconds = _seconds_until_useful(error, random)
         body["retry_after"] = seconds
         headers["Retry-After"] = str(seconds)
-    if isinstance(error, exceptions.PoolClosedError | ShutDownError):
+    if isinstance(error, exceptions.PoolClosedError | ShutDownError | BodyTimeoutError):
         headers["Connection"] = "close"
     return Answer(rule.status, rule.kind, body, headers)
 
@@ -224,6 +261,9 @@ def _sentence(error: BaseException, rule: Rule, outcome: Outcome) -> str:
     what = " ".join(str(error).split())
     if isinstance(error, execute.CopyRefusedError):
         what = "COPY from or to the client is not possible over HTTP"
+    elif isinstance(error, exceptions.PoolClosedError):
+        # What it says itself is for whoever calls the pool from Python.
+        what = "The server is shutting down"
     elif isinstance(error, execute.NothingSentError | TransactionLostError):
         what = f"The connection to the database was lost: {what}"
     elif isinstance(error, execute.OutcomeUnknownError):
@@ -254,8 +294,8 @@ def _code(error: BaseException, rule: Rule) -> str:
     if isinstance(error, exceptions.DatabaseUnavailableError):
         # Starting up is worth telling from unreachable; other causes are the operator's matter.
         cause = error.__cause__
-        if getattr(cause, "sqlstate", None) == "57P03":
-            return "57P03"
+        if cause is not None and sqlstate.sqlstate_of(cause) == sqlstate.CANNOT_CONNECT_NOW:
+            return sqlstate.CANNOT_CONNECT_NOW
     return rule.code
 
 

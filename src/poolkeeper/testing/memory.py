@@ -186,6 +186,10 @@ class MemorySession:
         if recipe:
             self.leftovers.clear()
 
+    def is_busy(self, lease: MemoryConnection) -> bool:
+        """See ``Session``."""
+        return lease._running > 0
+
     async def cancel(self) -> None:
         """See ``Session``."""
 
@@ -401,7 +405,7 @@ def memory_pool(
     """
     config = PoolConfig(database_url=None, **{"pool_name": "memory", "reset": reset, **options})
     # An argument for the driver says that there is something to connect to.
-    manager = ConnectionPoolManager(config, init=init, setup=setup, application_name="memory")
+    manager = ConnectionPoolManager(config, init=init, setup=setup, host="memory")
     pool = manager._pool
     pool.driver = MemoryDriver(database, owner=pool, notes=pool._policy.notes, init=init)
     return manager

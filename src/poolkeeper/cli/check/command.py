@@ -30,8 +30,10 @@ HELP_TEXT = (
     "that fails says what to do next. Nothing is changed in the database. "
     "The exit code is 0 when it can be used, 1 when not.\n\n"
     "[bold]Examples[/bold]\n\n"
-    "  poolkeeper check postgresql://app:secret@db.example.com/shop\n\n"
-    "  DATABASE_URL=postgresql://app@localhost/shop poolkeeper check --json"
+    "  DATABASE_URL=postgresql://app:…@db.example.com/shop poolkeeper check\n\n"
+    "  poolkeeper check postgresql://app@localhost/shop --json\n\n"
+    "A password on the command line is visible to other users; use DATABASE_URL, PGPASSWORD or "
+    "~/.pgpass."
 )
 
 
@@ -39,7 +41,7 @@ def check(
     url: Annotated[
         str | None,
         typer.Argument(
-            help="Database URL, postgresql://user:password@host:5432/database.",
+            help="Database URL, postgresql://user@host:5432/database.",
             envvar="DATABASE_URL",
             show_default=False,
             show_envvar=True,
@@ -54,8 +56,8 @@ def check(
     """Examine ``url``; the help of the command is `HELP_TEXT`."""
     if not url:
         raise CommandError(
-            "No database URL. Suggestion: poolkeeper check postgresql://user:password@host/database"
-            " or set DATABASE_URL.",
+            "No database URL. Suggestion: set DATABASE_URL, or, if it needs no password, "
+            "poolkeeper check postgresql://user@host/database.",
             exit_code=USAGE_FAILURE,
         )
     findings = diagnose(url, timeout)

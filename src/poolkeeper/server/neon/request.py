@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from poolkeeper.server.neon.transaction_control import transaction_control
 from poolkeeper.server.neon.values import NumberText, parameter_text
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ def parse_request(body: bytes, headers: Mapping[str, str]) -> SqlRequest:
     """Read a request. ``headers`` must find names regardless of case, as Starlette's do.
 
     Raises:
-        BadRequestError: The body is not the JSON this protocol expects, or a header is wrong.
+        BadRequestError: The body is not the JSON this protocol expects, a header is wrong, or a
+            statement of a batch would begin or end its transaction.
     """
     document = _parse_json(body)
     array_mode = headers.get("neon-array-mode") == "true"
@@ -80,9 +82,9 @@ def parse_request(body: bytes, headers: Mapping[str, str]) -> SqlRequest:
                 f"Entry {number} of `queries` is not an object. "
                 'Suggestion: send each statement as {"query": "…", "params": […]}.'
             )
-        queries.append(
-            _parse_query(entry, array_mode=array_mode, where=f"entry {number} of `queries`")
-        )
+        query = _parse_query(entry, array_mode=array_mode, where=f"entry {number} of `queries`")
+        _refuse_transaction_control(query, number)
+        queries.append(query)
     return SqlRequest(
         tuple(queries),
         is_batch=True,
@@ -91,6 +93,19 @@ def parse_request(body: bytes, headers: Mapping[str, str]) -> SqlRequest:
         read_only=headers.get("neon-batch-read-only") == "true",
         deferrable=headers.get("neon-batch-deferrable") == "true",
     )
+
+
+def _refuse_transaction_control(query: Query, number: int) -> None:
+    """A batch that ends its transaction itself could not be said to be rolled back as a whole."""
+    words = transaction_control(query.sql.decode())
+    if words is not None:
+        raise BadRequestError(
+            f"Entry {number} of `queries` is {words}, but a batch is one transaction already: it "
+            "begins before the first statement and is committed after the last. "
+            "Suggestion: leave the statement out; for independent transactions send separate "
+            "requests.",
+            code="2D000",
+        )
 
 
 def _parse_json(body: bytes) -> dict[str, object]:
