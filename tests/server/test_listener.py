@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from poolkeeper.port_holder import find_port_holder
 from poolkeeper.server.listener import ListenError, bind, is_loopback
-from poolkeeper.server.port_holder import find_port_holder
 
 
 def close(sockets):

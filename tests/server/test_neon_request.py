@@ -126,3 +126,38 @@ def test_an_unknown_isolation_level_is_refused():
     """It names the levels there are."""
     with pytest.raises(BadRequestError, match="Serializable"):
         parse({"queries": []}, neon_batch_isolation_level="serializable")
+
+
+@pytest.mark.parametrize(
+    ("sql", "words"),
+    [
+        ("commit", "COMMIT"),
+        (" ;; -- a\n/* b /* c */ */ CoMMit and chain", "COMMIT"),
+        ("begin isolation level serializable", "BEGIN"),
+        ("start transaction", "START"),
+        ("end", "END"),
+        ("abort;", "ABORT"),
+        ("rollback", "ROLLBACK"),
+        ("rollback /* to */ work", "ROLLBACK"),
+        ("commit /* nested /* */ */", "COMMIT"),
+        ("prepare transaction 'to'", "PREPARE TRANSACTION"),
+        ("rollback to s", None),
+        ("rollback work to savepoint s", None),
+        ("prepare p as select 1", None),
+        ("savepoint commit", None),
+        ("release s", None),
+        ("/* commit */ select 'commit'", None),
+        ("/* never closed", None),
+        ("", None),
+    ],
+)
+def test_a_batch_may_not_control_its_transaction(sql, words):
+    """However it is written; a statement by itself may."""
+    body = {"queries": [{"query": "select 1"}, {"query": sql}]}
+    assert len(parse({"query": sql}).queries) == 1
+    if words is None:
+        assert len(parse(body).queries) == 2
+    else:
+        with pytest.raises(BadRequestError, match=f"Entry 2 of `queries` is {words},") as refusal:
+            parse(body)
+        assert refusal.value.code == "2D000"

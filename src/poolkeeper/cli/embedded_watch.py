@@ -30,7 +30,7 @@ async def keep_running(postgres: EmbeddedPostgres) -> None:
     pause = _SHORTEST_PAUSE
     while True:
         started = time.monotonic()
-        while postgres.is_running:
+        while postgres.is_running:  # noqa: ASYNC110 - nobody tells when a process has ended
             await asyncio.sleep(_POLL_SECONDS)
         if time.monotonic() - started >= _STABLE_SECONDS:
             pause = _SHORTEST_PAUSE

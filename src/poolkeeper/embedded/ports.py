@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
 import socket
 from pathlib import Path
 
 FIRST = 15_432
-LISTEN = "0A"  # in /proc/net/tcp
 
 
 def is_free(host: str, port: int) -> bool:
@@ -32,22 +30,6 @@ def pick(host: str) -> int:
     """
     candidates = random.sample(range(FIRST, _first_ephemeral()), 100)
     return next(port for port in candidates if is_free(host, port))
-
-
-def holder(port: int) -> int | None:
-    """The pid that listens on the port, as far as Linux shows it to us."""
-    sockets = set()
-    for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
-        with contextlib.suppress(OSError):
-            for line in table.read_text(encoding="ascii").splitlines()[1:]:
-                fields = line.split()
-                if fields[3] == LISTEN and int(fields[1].rpartition(":")[2], 16) == port:
-                    sockets.add(f"socket:[{fields[9]}]")
-    for descriptor in Path("/proc").glob("[0-9]*/fd/*") if sockets else ():
-        with contextlib.suppress(OSError):
-            if str(descriptor.readlink()) in sockets:
-                return int(descriptor.parts[2])
-    return None
 
 
 def _first_ephemeral() -> int:

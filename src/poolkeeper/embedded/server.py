@@ -24,6 +24,7 @@ from poolkeeper.embedded.data_directory import (
     private_dir,
 )
 from poolkeeper.embedded.errors import EmbeddedPostgresError
+from poolkeeper.port_holder import find_port_holder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -347,12 +348,12 @@ class EmbeddedPostgres:
         )
 
     def _port_taken(self) -> EmbeddedPostgresError:
-        holder = ports.holder(self._port)
+        holder = find_port_holder(self._port)
         return EmbeddedPostgresError(
             f"The embedded PostgreSQL cannot listen on {self._host}:{self._port}: the port is in "
-            f"use{f' by process {holder}' if holder else ''}. Suggestion: stop the process that "
+            f"use{f' by {holder}' if holder else ''}. Suggestion: stop the process that "
             f"holds it, or choose another port (0 picks a free one).",
             data_dir=self.data_dir,
             port=self._port,
-            pid=holder,
+            pid=holder.pid if holder else None,
         )

@@ -6,7 +6,7 @@ import errno
 import socket
 import sys
 
-from poolkeeper.server.port_holder import find_port_holder
+from poolkeeper.port_holder import find_port_holder
 
 _BACKLOG = 2048
 
