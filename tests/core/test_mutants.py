@@ -160,7 +160,7 @@ class GrantsWhileDraining(WatchedPoolState):
         effects = super().drain(now)
         for ticket in queue:
             ticket.state = TicketState.WAITING
-            self.waiters.add(ticket)
+            self.waiters[ticket] = None
         return [effect for effect in effects if not isinstance(effect, Refuse)]
 
     def pass_on(self, slot, now):

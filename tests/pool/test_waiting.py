@@ -94,12 +94,14 @@ async def test_a_wait_that_begins_in_an_outage_ends_with_its_patience(memory):
         with memory.database.gates.closed("connect") as gate:
             memory.database.drop()
             await gate.reached()
-            while pool.get_statistics().availability != "down":
+            while (await pool.health_check()).status != "unhealthy":
                 await asyncio.sleep(0)
             with pytest.raises(DatabaseUnavailableError) as caught:
                 await asyncio.create_task(acquire(pool))
             assert 1.0 <= caught.value.outage_seconds < 5.0
             assert pool.get_statistics().total_unavailable == 1
+        while (await pool.health_check()).status == "unhealthy":
+            await asyncio.sleep(0)
         await assert_sound(pool, memory)
 
 

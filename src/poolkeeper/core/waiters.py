@@ -45,10 +45,6 @@ class Waiters(OrderedDict[Ticket, None]):
 
     __slots__ = ()
 
-    def add(self, ticket: Ticket) -> None:
-        """Put ``ticket`` at the end of the queue."""
-        self[ticket] = None
-
     def take(self) -> Ticket:
         """Take the ticket that has waited longest."""
         return self.popitem(last=False)[0]
@@ -58,5 +54,10 @@ class Waiters(OrderedDict[Ticket, None]):
         del self[ticket]
 
     def oldest(self) -> Ticket | None:
-        """The ticket that has waited longest, or None."""
-        return next(iter(self), None)
+        """The ticket that has waited longest, or None. May be asked from any thread."""
+        while True:
+            try:
+                return next(iter(self), None)
+            except RuntimeError:
+                # The pool's own thread changed the queue between the two steps.
+                continue
