@@ -8,13 +8,13 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from poolkeeper.core.availability import Failure
-from poolkeeper.core.slots import CLOSED
+from poolkeeper.core.slots import CLOSED, CLOSING, RESETTING, VALIDATING
 from poolkeeper.deadlines import bounded
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-    from poolkeeper.core.slots import Slot
+    from poolkeeper.core.slots import Slot, SlotState
     from poolkeeper.pool import Pool
     from poolkeeper.session_policy import ResetPolicy
 
@@ -60,11 +60,13 @@ class Errands:
 
     def start_probe(self, slot: Slot) -> None:
         """Validate the connection of ``slot`` for somebody who waits."""
-        self._own(self.probe(slot, self._validation_timeout))
+        task = self._own(self.probe(slot, self._validation_timeout))
+        task.add_done_callback(partial(self._given_up, slot, VALIDATING))
 
     def start_reset(self, slot: Slot) -> None:
         """Clean the session of ``slot``."""
-        self._own(self._reset(slot))
+        task = self._own(self._reset(slot))
+        task.add_done_callback(partial(self._given_up, slot, RESETTING))
 
     def start_close(self, slot: Slot, *, abort: bool) -> None:
         """Close the connection of ``slot``; with ``abort``, or if it is dead, at once."""
@@ -76,7 +78,22 @@ class Errands:
             session.abort()
             self._pool.carry_out(self._pool.state.closed(slot, monotonic()))
         else:
-            self._own(self._say_goodbye(slot))
+            task = self._own(self._say_goodbye(slot))
+            task.add_done_callback(partial(self._given_up, slot, CLOSING))
+
+    def _given_up(self, slot: Slot, state: SlotState, task: asyncio.Task[None]) -> None:
+        """Give back the room of an errand that was cancelled, perhaps before its first step.
+
+        Somebody may cancel every task of the loop, ours among them; such a task reports nothing.
+        """
+        if not task.cancelled() or slot.state is not state:
+            return
+        slot.connection.abort()
+        if state is CLOSING:
+            self._pool.carry_out(self._pool.state.closed(slot, monotonic()))
+        else:
+            reason = "reset_failed" if state is RESETTING else "probe_given_up"
+            self._pool.carry_out(self._pool.state.discard(slot, reason))
 
     def cancel_connects(self) -> None:
         """Give up every dial."""
@@ -154,11 +171,6 @@ class Errands:
             await bounded(
                 self._policy.clean(session, slot.recipe), self._reset_timeout, give_up=session.abort
             )
-        except asyncio.CancelledError:
-            # Somebody cancels every task of the loop; the connection must not stay half cleaned.
-            if slot.state is not CLOSED:
-                pool.carry_out(pool.state.discard(slot, "reset_failed"))
-            raise
         except Exception as error:  # noqa: BLE001 - see the class; also the user's own reset
             # It may be the fault of a hook, and says nothing about reaching the database.
             slot.error = pool.reporter.describe(error)
@@ -171,11 +183,6 @@ class Errands:
         try:
             await bounded(session.close(), CLOSE_SECONDS, give_up=session.abort)
             self.goodbyes += 1
-        except asyncio.CancelledError:
-            session.abort()
-            if slot.state is not CLOSED:
-                self._pool.carry_out(self._pool.state.closed(slot, monotonic()))
-            raise
         except Exception:  # noqa: BLE001 - it is gone either way
             session.abort()
         if slot.state is not CLOSED:

@@ -67,10 +67,9 @@ async def test_an_isolation_level_ends_with_its_borrower(postgres):
             await connection.set_deferrable(True)
             async with connection.transaction():
                 assert await value(connection, "SHOW transaction_isolation") == "serializable"
-        async with pool.acquire() as connection:
-            async with connection.transaction():
-                assert await value(connection, "SHOW transaction_isolation") == "read committed"
-                assert await value(connection, "SHOW transaction_deferrable") == "off"
+        async with pool.acquire() as connection, connection.transaction():
+            assert await value(connection, "SHOW transaction_isolation") == "read committed"
+            assert await value(connection, "SHOW transaction_deferrable") == "off"
 
 
 async def test_a_row_factory_ends_with_its_borrower(postgres):
@@ -101,10 +100,10 @@ async def test_the_urls_options_hold_beside_other_settings(
 ):
     """Neither takes the place of the other."""
     url = psycopg_url(postgres, options="-csearch_path=pg_catalog")
-    async with one_connection(url, connect=connect, **options) as pool:
-        async with pool.acquire() as connection:
-            assert await value(connection, "SHOW search_path") == "pg_catalog"
-            assert await value(connection, f"SHOW {setting}") == expected
+    pool = one_connection(url, connect=connect, **options)
+    async with pool, pool.acquire() as connection:
+        assert await value(connection, "SHOW search_path") == "pg_catalog"
+        assert await value(connection, f"SHOW {setting}") == expected
 
 
 async def test_a_psycopg_dispatcher_that_hands_out_connections_is_no_deadlock(postgres):

@@ -64,6 +64,14 @@ class PooledPsycopgConnection:
         self._dirty = 0
         self._last_query: str | None = None
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in OWN:
+            object.__setattr__(self, name, value)
+        else:
+            # row_factory and the like: the connection's, and restored when it comes back.
+            self._dirty = 3
+            setattr(self._con, name, value)
+
     async def execute(self, query: Any, params: Any = None, **options: Any) -> Any:
         """Run ``AsyncConnection.execute``."""
         if isinstance(query, str):
@@ -83,3 +91,6 @@ class PooledPsycopgConnection:
         if self._con is psycopg_lease_released:
             return f"<{type(self).__name__} [released] {id(self):#x}>"
         return f"<{type(self).__name__} {self._con!r} {id(self):#x}>"
+
+
+OWN = frozenset(PooledPsycopgConnection.__slots__)
