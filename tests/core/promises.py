@@ -32,7 +32,8 @@ from poolkeeper.core.slots import (
     Slot,
     SlotState,
 )
-from poolkeeper.core.state import HOPELESS_FACTOR, PoolState
+from poolkeeper.core.sizing import HOPELESS_FACTOR
+from poolkeeper.core.state import PoolState
 from poolkeeper.core.waiters import Ticket, TicketState
 
 Work = Connect | Validate | Reset | Close

@@ -66,6 +66,14 @@ MEAN_USE_WEIGHT = 0.05
 """Weight of the newest use in the moving mean that predicts waiting times."""
 
 
+HOPELESS_FACTOR = 2.0
+"""How far beyond its deadline a request must be expected to end before it is refused at once.
+The prediction is rough, so only a clear case counts."""
+
+NEGLIGIBLE_USE = 0.01
+"""A mean use (seconds) below this predicts no wait to refuse for: idle pools skip the sum."""
+
+
 def smoothed_use(mean: float, use: float) -> float:
     """The moving mean after one more use, in seconds.
 

@@ -7,6 +7,7 @@ from math import inf
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
+from poolkeeper.core import sizing
 from poolkeeper.core.availability import Failure
 from poolkeeper.core.backoff import Backoff
 from poolkeeper.core.census import take_snapshot
@@ -24,7 +25,7 @@ from poolkeeper.core.effects import (
 )
 from poolkeeper.core.lifecycle import Phase, advance
 from poolkeeper.core.retirement import Retirement
-from poolkeeper.core.sizing import Limits, connections_to_open, expected_wait, smoothed_use
+from poolkeeper.core.sizing import Limits, connections_to_open
 from poolkeeper.core.slots import (
     CLOSED,
     CLOSING,
@@ -52,10 +53,6 @@ DONE = TicketState.DONE
 
 _idle_since = attrgetter("idle_since")
 _alive_at = attrgetter("alive_at")
-
-HOPELESS_FACTOR = 2.0
-"""How far beyond its deadline a request must be expected to end before it is refused at once.
-The prediction is rough, so only a clear case counts."""
 
 
 class PoolState:
@@ -139,7 +136,8 @@ class PoolState:
             or (self.waiters and not self.paused)
         ):
             return False
-        self._note_use(slot, now)
+        if self.mean_use > sizing.NEGLIGIBLE_USE:
+            self._note_use(slot, now)
         slot.state = IDLE
         slot.alive_at = slot.idle_since = now
         self.idle.append(slot)
@@ -200,10 +198,10 @@ class PoolState:
             if waiting - covered >= limit:
                 return Refusal.QUEUE_FULL
         if waiting >= self.limits.max_size:
-            wait = expected_wait(
+            wait = sizing.expected_wait(
                 ahead=waiting, max_size=self.limits.max_size, mean_use=self.mean_use
             )
-            if wait > HOPELESS_FACTOR * (deadline - now):
+            if wait > sizing.HOPELESS_FACTOR * (deadline - now):
                 return Refusal.HOPELESS
         return None
 
@@ -259,7 +257,7 @@ class PoolState:
         return [self._leave(slot, reason, abort=True)]
 
     def _note_use(self, slot: Slot, now: float) -> None:
-        self.mean_use = smoothed_use(self.mean_use, now - slot.taken_at)
+        self.mean_use = sizing.smoothed_use(self.mean_use, now - slot.taken_at)
 
     def _return(self, slot: Slot, now: float) -> list[Effect]:
         """Bring a connection nobody is at work on any more back into circulation, or close it."""
