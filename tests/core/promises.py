@@ -20,7 +20,7 @@ from poolkeeper.core.effects import (
     Validate,
 )
 from poolkeeper.core.lifecycle import Phase
-from poolkeeper.core.sizing import expected_wait
+from poolkeeper.core.sizing import HOPELESS_FACTOR, expected_wait
 from poolkeeper.core.slots import (
     CLOSED,
     CLOSING,
@@ -32,7 +32,6 @@ from poolkeeper.core.slots import (
     Slot,
     SlotState,
 )
-from poolkeeper.core.sizing import HOPELESS_FACTOR
 from poolkeeper.core.state import PoolState
 from poolkeeper.core.waiters import Ticket, TicketState
 
