@@ -210,6 +210,12 @@ class PoolConfig(BaseSettings):
         description="How long a liveness probe may take; an idle pool notices a silent database "
         "within `probe_interval` + `probe_timeout`.",
     )
+    stall_after: _SecondsOrZero = Field(
+        default=1.5,
+        description="After how long a silence during a statement another connection is opened to "
+        "ask the server about it (one more than `max_size`). A statement on a dead connection "
+        "ends at most 2.5 s later; one the server is at work on is left alone. 0: never.",
+    )
     outage_patience: _SecondsOrZero = Field(
         default=10.0,
         description="How long after the start of an outage callers are kept waiting; after that "

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from poolkeeper.core.availability import Failure
 from poolkeeper.core.slots import CLOSED, CLOSING, RESETTING, VALIDATING
 from poolkeeper.deadlines import bounded
+from poolkeeper.dialling import dial_patiently
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
 
 CLOSE_SECONDS = 2.0
 """How long a server may take to acknowledge a goodbye before the transport is dropped."""
-
-CONNECT_GRACE_SECONDS = 0.5
-"""A driver bounds its own connect; this is how much later we stop believing that."""
 
 
 class Errands:
@@ -115,14 +113,14 @@ class Errands:
         pool, state = self._pool, self._pool.state
         started = monotonic()
         self.dialling += 1
-        if state.down_since is not None:
-            failed_at = state.last_failure_at if state.attempts else None
+        if state.outage.down_since is not None:
+            failed_at = state.outage.last_failure_at if state.outage.attempts else None
             pool.reporter.attempt(0.0 if failed_at is None else started - failed_at)
         try:
-            session = await bounded(
-                pool.driver.connect(self._connect_timeout),
-                self._connect_timeout + CONNECT_GRACE_SECONDS,
-                too_late=lambda session: session.abort(),
+            session = await dial_patiently(
+                pool.driver,
+                self._connect_timeout,
+                lambda: state.outage.down_since is not None,
             )
         except asyncio.CancelledError:
             self.dialling -= 1
@@ -158,7 +156,8 @@ class Errands:
             raise
         except Exception as error:  # noqa: BLE001 - see the class
             pool.reporter.failed(error)
-            pool.carry_out(pool.state.validation_failed(slot, monotonic()))
+            now = monotonic()
+            pool.carry_out(pool.state.validation_failed(slot, now, now - started))
         else:
             now = monotonic()
             pool.probe_latency = now - started

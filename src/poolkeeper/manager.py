@@ -26,6 +26,7 @@ from poolkeeper.keepers import (
     LivenessKeeper,
     ReconnectKeeper,
     RetirementKeeper,
+    StallKeeper,
 )
 from poolkeeper.lease import AcquireContext
 from poolkeeper.observability.events import EventBus, PoolClosed, PoolInitialized
@@ -252,6 +253,8 @@ class ConnectionPoolManager:
             LivenessKeeper(pool, config.probe_interval, config.probe_timeout),
             RetirementKeeper(pool, config.max_lifetime, config.max_inactive_connection_lifetime),
         ]
+        if config.stall_after:
+            self._keepers.append(StallKeeper(pool, config.stall_after))
         if config.leak_detection_timeout:
             self._keepers.append(LeakKeeper(pool, config.leak_detection_timeout, self._bus.emit))
         for keeper in self._keepers:
@@ -627,9 +630,9 @@ class ConnectionPoolManager:
     def _evidence(self, snapshot: PoolSnapshot) -> Evidence:
         pool = self._pool
         state = pool.state
-        failed_at = state.last_failure_at
+        failed_at = state.outage.last_failure_at
         return Evidence(
-            down_since=state.down_since,
+            down_since=state.outage.down_since,
             connected=state.usable(),
             min_size=state.limits.min_size,
             used_fraction=snapshot.utilization,

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from poolkeeper.core.availability import Failure
-from poolkeeper.deadlines import bounded
+from poolkeeper.dialling import dial
 from poolkeeper.exceptions import PoolInitializationError
 from poolkeeper.sqlstate import (
     INVALID_AUTHORIZATION,
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from poolkeeper.core.backoff import Backoff
     from poolkeeper.drivers.base import Driver
-
-GRACE_SECONDS = 0.5
 
 ADVICE = {
     INVALID_PASSWORD: "check the password; `poolkeeper check URL` shows each step of the login",
@@ -66,11 +64,7 @@ async def first_session(
     while True:
         started = loop.time()
         try:
-            session = await bounded(
-                driver.connect(connect_timeout),
-                connect_timeout + GRACE_SECONDS,
-                too_late=lambda session: session.abort(),
-            )
+            session = await dial(driver, connect_timeout)
         except Exception as error:
             failure = driver.failure(error)
             if failure is not Failure.STARTING or loop.time() - began > patience:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from poolkeeper.core.sizing import Limits
     from poolkeeper.core.waiters import Ticket
-    from poolkeeper.drivers.base import Driver
+    from poolkeeper.drivers.base import Driver, Session
     from poolkeeper.lease import AcquireContext
     from poolkeeper.observability.events import Event
     from poolkeeper.observability.statistics import DurationRecorder, PoolCounters
@@ -94,6 +94,8 @@ class Pool:
         self.opened_at: float | None = None
         self.terminated = 0
         self.server_version: str | None = None
+        # Told of statements the server refused because it is read-only (25006).
+        self.on_refusal: Callable[[Session, Exception], None] | None = None
         self._policy = policy
         self._always_reset = policy.always
         self._timeout = timeout
@@ -190,9 +192,7 @@ class Pool:
             if effects:
                 self.carry_out(effects)
             if ticket.state is WAITING:
-                due = (
-                    deadline if state.down_since is None else min(deadline, state.patience_until())
-                )
+                due = min(deadline, state.outage.patience_until())
                 if due < self._timer_when:
                     self._arm(due)
                 if not self.reporter.exhausted_reported:
@@ -205,6 +205,9 @@ class Pool:
                 raise
             slot = state.accept(ticket)
             now = monotonic()
+            if slot.state is CLOSED:
+                # Evicted between being granted and being picked up.
+                continue
             if slot.connection.is_closed():
                 # It died between being granted and being picked up; nothing was done with it.
                 self._lost(slot)
@@ -349,10 +352,34 @@ class Pool:
         session.on_lost(partial(self._lost, slot))
         self.carry_out(self.state.connected(slot, session, now))
 
+    def evict(self, lead_nowhere: Callable[[Session], bool], reason: str, error: str) -> None:
+        """Drop the connections that lead nowhere any more, also under those who use them.
+
+        Their statements fail as if the peer had hung up, and new connections are dialled.
+
+        Args:
+            lead_nowhere: Says so of a connection.
+            reason: Why they are closed, as events and statistics name it.
+            error: The same for people.
+        """
+        slots = [
+            slot
+            for slot in self.state.slots.values()
+            if slot.connection is not None and lead_nowhere(slot.connection)
+        ]
+        for slot in slots:
+            slot.error = error
+        self.carry_out(self.state.evict(slots, reason, monotonic()))
+
+    def _statement_failed(self, slot: Slot, error: Exception) -> None:
+        """A borrower's statement was refused in a way that may concern the whole connection."""
+        if self.on_refusal is not None and slot.connection is not None:
+            self.on_refusal(slot.connection, error)
+
     def dialled(self) -> None:
         """A dial has ended, one way or the other."""
         state = self.state
-        if state.usable() >= state.limits.min_size or state.last_failure is not None:
+        if state.usable() >= state.limits.min_size or state.outage.last_failure is not None:
             self._settle()
         self.rearm()
 
@@ -575,14 +602,14 @@ class Pool:
 
     def outage_seconds(self) -> float | None:
         """Age of the present outage, or None."""
-        down_since = self.state.down_since
+        down_since = self.state.outage.down_since
         return None if down_since is None else monotonic() - down_since
 
     def next_attempt_seconds(self) -> float | None:
         """Seconds until the next connection attempt of an outage; None without one planned."""
-        if self.state.down_since is None or self.errands.connecting:
+        if self.state.outage.down_since is None or self.errands.connecting:
             return None
-        return max(0.0, self.state.next_attempt_at - monotonic())
+        return max(0.0, self.state.outage.next_attempt_at - monotonic())
 
     def _refuse_misuse(self) -> NoReturn:
         """Explain which rule a call from the wrong place broke."""

@@ -136,7 +136,16 @@ class PoolMachine(RuleBasedStateMachine):
 
     @step(
         what=st.sampled_from(
-            ["work fails", "all work fails", "only dials fail", "one dies", "all die", "late"]
+            [
+                "work fails",
+                "work fails slowly",
+                "all work fails",
+                "only dials fail",
+                "one dies",
+                "all die",
+                "late",
+                "evicted",
+            ]
         ),
         index=which,
         failure=st.sampled_from(Failure),
@@ -148,6 +157,9 @@ class PoolMachine(RuleBasedStateMachine):
             case "work fails":
                 for work in pick(world.pending, [index]):
                     world.fail(work, failure)
+            case "work fails slowly":
+                for work in pick(world.pending, [index]):
+                    world.fail(work, failure, took=2.0)
             case "all work fails":
                 for work in list(world.pending):
                     world.fail(work, failure)
@@ -164,6 +176,8 @@ class PoolMachine(RuleBasedStateMachine):
             case "all die":
                 for slot in living:
                     world.lose(slot)
+            case "evicted":
+                world.evict(living[: 1 + index % 4])
             case "late":
                 for slot in pick(world.all_slots, [index]):
                     world.lose(slot)

@@ -37,7 +37,13 @@ from poolkeeper.core.waiters import Ticket, TicketState
 
 Work = Connect | Validate | Reset | Close
 WORKED_ON = {CONNECTING: Connect, VALIDATING: Validate, RESETTING: Reset, CLOSING: Close}
-ABORTED = {"connection_lost", "validation_failed", "reset_failed", "released_while_busy"}
+ABORTED = {
+    "connection_lost",
+    "validation_failed",
+    "reset_failed",
+    "released_while_busy",
+    "stalled",
+}
 EPSILON = 1e-6
 
 
@@ -97,7 +103,7 @@ class Promises:
 
     def _measure(self) -> Before:
         state = self.state
-        down = state.down_since is not None
+        down = state.outage.down_since is not None
         return Before(len(state.slots), self._count(CONNECTING), state.generation, down)
 
     def _count(self, *states: SlotState) -> int:
@@ -174,8 +180,8 @@ class Promises:
                 assert state.phase is not Phase.OPEN
             case "expired":
                 assert slot.generation < state.generation
-            case "validation_failed":
-                assert slot.generation < state.generation or state.phase is not Phase.OPEN
+            case "validation_failed" | "stalled":
+                pass
             case "connection_lost":
                 assert slot.lost
             case "max_uses":
@@ -205,7 +211,9 @@ class Promises:
         if connecting > self.before.connecting:
             assert size <= limits.max_size, "grew beyond max_size"
             assert connecting <= self.window, "more dials at once than slow start allows"
-            assert connecting == 1 or state.down_since is None, "a herd of dials in an outage"
+            assert connecting == 1 or state.outage.down_since is None, (
+                "a herd of dials in an outage"
+            )
 
     def _check_refusal(self, ticket: Ticket, why: Refusal) -> None:
         state, now, limits = self.state, self.now, self.limits
@@ -228,12 +236,12 @@ class Promises:
                 assert ahead >= limits.max_size
                 assert wait > HOPELESS_FACTOR * (ticket.deadline - now), "there was hope"
             case Refusal.UNAVAILABLE:
-                assert state.down_since is not None, "the database is there"
-                too_late = state.next_attempt_at > ticket.deadline
+                assert state.outage.down_since is not None, "the database is there"
+                too_late = state.outage.next_attempt_at > ticket.deadline
                 misconfigured = self.last_failure is Failure.MISCONFIGURED
                 patience_over = (
-                    now >= state.down_since + limits.outage_patience
-                    and self.last_failure is not Failure.STARTING
+                    now >= state.outage.down_since + limits.outage_patience
+                    and self.last_failure not in {Failure.STARTING, Failure.BACKPRESSURE}
                 )
                 assert too_late or misconfigured or patience_over, "the outage is young"
 
@@ -252,7 +260,7 @@ class Promises:
             prepared = self._count(VALIDATING, RESETTING)
             assert not state.idle or prepared >= len(self.waiting), "a waiter beside an idle slot"
             self._check_somebody_wakes_the_waiters()
-        if state.down_since is not None:
+        if state.outage.down_since is not None:
             assert not state.usable()
         snapshot = state.snapshot(self.now)
         parts = (snapshot.idle, snapshot.active, snapshot.connecting)
@@ -274,7 +282,7 @@ class Promises:
         assert busy == working, "capacity held by a slot nobody works on"
         # Owners of connections that were cut off will find out.
         lent = [*self.held, *(ticket.slot for ticket in self.granted if ticket.slot)]
-        owners = Counter(slot.id for slot in lent if slot.state is not CLOSED)
+        owners = Counter(slot.id for slot in lent if slot.state not in {CLOSING, CLOSED})
         assert set(owners.values()) <= {1}, "one connection, two owners"
         in_use = {slot.id for slot in state.slots.values() if slot.state is IN_USE}
         assert owners.keys() == in_use, "a connection in use that nobody has"
@@ -294,7 +302,7 @@ class Promises:
         if any(slot.state is not IDLE for slot in state.slots.values()):
             return
         timer_is_due = self.wakeup <= self.now
-        attempt_is_planned = self.now < state.next_attempt_at and (
-            self.wakeup <= state.next_attempt_at
+        attempt_is_planned = self.now < state.outage.next_attempt_at and (
+            self.wakeup <= state.outage.next_attempt_at
         )
         assert timer_is_due or attempt_is_planned, "nobody will wake the waiters"

@@ -90,7 +90,7 @@ class CountsLeavingConnectionsAsSurplus(WatchedPoolState):
 
 class DialsAHerd(WatchedPoolState):
     def _open_missing(self, now, effects):
-        self._window = self.limits.max_size
+        self.outage.window = self.limits.max_size
         super()._open_missing(now, effects)
 
 
@@ -103,7 +103,7 @@ class DialsAgainAtOnce(WatchedPoolState):
 class ForgetsTheBackoffWheneverAnyoneAnswers(WatchedPoolState):
     def _alive(self, now):
         effects = super()._alive(now)
-        self._forget_failures()
+        self.outage.forget_failures()
         return effects
 
 
@@ -126,9 +126,22 @@ class TrustsAConnectionUnheardOf(WatchedPoolState):
 
 
 class GivesTheCohortUpOncePerProbe(WatchedPoolState):
-    def validation_failed(self, slot, now):
+    def validation_failed(self, slot, now, took=0.0):
         slot.generation = self.generation
-        return super().validation_failed(slot, now)
+        return super().validation_failed(slot, now, took)
+
+
+class SuspectsACohortThatAnswers(WatchedPoolState):
+    def _heard_since(self, moment):
+        return False
+
+
+class EvictsBehindTheQueuesBack(WatchedPoolState):
+    def evict(self, slots, reason, now):
+        progress, self._progress = self._progress, lambda now: []
+        effects = super().evict(slots, reason, now)
+        self._progress = progress
+        return effects
 
 
 class RetiresAllAtOnce(WatchedPoolState):

@@ -168,7 +168,7 @@ class World(Promises):
             assert slot.id not in state.slots
             return
         self.last_heard[slot.id] = self.heard = now
-        was_down, planned = state.down_since is not None, state.next_attempt_at
+        was_down, planned = state.outage.down_since is not None, state.outage.next_attempt_at
         if isinstance(work, Connect):
             self.last_used[slot.id] = now
             self.window += 1
@@ -185,11 +185,11 @@ class World(Promises):
             self.no_dial_before = -inf
             self.last_failure = None
         elif not isinstance(work, Connect):
-            assert state.next_attempt_at == planned, "an open connection ended the backoff"
+            assert state.outage.next_attempt_at == planned, "an open connection ended the backoff"
         self._report(effects)
         self.alive_connections = self._count(*CONNECTED)
 
-    def fail(self, work: Work, failure: Failure = Failure.UNAVAILABLE) -> None:
+    def fail(self, work: Work, failure: Failure = Failure.UNAVAILABLE, took: float = 0.0) -> None:
         """One piece of pending work fails. Closing cannot: the transport is dropped."""
         state, slot, now = self.state, work.slot, self.now
         if isinstance(work, Close):
@@ -204,14 +204,18 @@ class World(Promises):
             # Not before the next attempt is due, and never in the same breath.
             self.no_dial_before = inf
             self._report(state.connect_failed(slot, failure, now))
-            self.no_dial_before = state.next_attempt_at
+            self.no_dial_before = state.outage.next_attempt_at
             assert slot.state is CLOSED
             assert slot.id not in state.slots, "a failed connect kept its room"
             self._check_dial_scheduled()
         elif isinstance(work, Validate):
             self.window = 1
-            cohort = state.phase is Phase.OPEN and slot.generation == generation
-            self._report(state.validation_failed(slot, now), generations=int(cohort))
+            suspect = (
+                state.phase is Phase.OPEN
+                and slot.generation == generation
+                and not self._others_heard_since(slot, now - took / 2)
+            )
+            self._report(state.validation_failed(slot, now, took), generations=int(suspect))
         else:
             self._report(state.reset_failed(slot, now))
 
@@ -225,8 +229,26 @@ class World(Promises):
             and len(state.slots) < self.limits.max_size
             and not self._count(CONNECTING)
         ):
-            assert self.now < state.next_attempt_at, "no new attempt after a failed connect"
-            assert self.wakeup <= state.next_attempt_at
+            assert self.now < state.outage.next_attempt_at, "no new attempt after a failed connect"
+            assert self.wakeup <= state.outage.next_attempt_at
+
+    def _others_heard_since(self, slot: Slot, moment: float) -> bool:
+        return any(
+            self.last_heard[other.id] > moment
+            for other in self.state.slots.values()
+            if other is not slot
+            and other.state in CONNECTED
+            and other.generation == self.state.generation
+            and not other.lost
+        )
+
+    def evict(self, slots: list[Slot]) -> None:
+        """Somebody found out that these lead nowhere; borrowers will meet a closed connection."""
+        fate = [slot for slot in slots if slot.state in {IDLE, IN_USE}]
+        self._report(self.state.evict(slots, "stalled", self.now))
+        for work in [work for work in self.pending if work.slot in fate]:
+            self.succeed(work)
+        assert all(slot.state is CLOSED for slot in fate)
 
     def lose(self, slot: Slot) -> None:
         """The driver reports that a connection died; late reports about closed ones included."""
@@ -328,10 +350,10 @@ class World(Promises):
                 self.resume()
             elif self.wakeup <= self.now:
                 self.fire_timer()
-            elif self.waiting or state.usable() < floor or state.down_since is not None:
+            elif self.waiting or state.usable() < floor or state.outage.down_since is not None:
                 # Nobody is at work; only a planned attempt may stand between now and progress.
-                assert self.now < state.next_attempt_at, "the pool stalls"
-                assert self.wakeup <= state.next_attempt_at, "nobody wakes the pool up"
+                assert self.now < state.outage.next_attempt_at, "the pool stalls"
+                assert self.wakeup <= state.outage.next_attempt_at, "nobody wakes the pool up"
                 self.fire_timer()
             else:
                 assert len(state.slots) <= self.limits.max_size

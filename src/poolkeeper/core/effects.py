@@ -95,7 +95,6 @@ class OutageEnded:
     """A connection could be opened again."""
 
     duration: float
-    attempts: int
 
 
 Effect = Connect | Validate | Reset | Close | Grant | Refuse | OutageBegan | OutageEnded

@@ -9,21 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 from poolkeeper.core import sizing
 from poolkeeper.core.availability import Failure
-from poolkeeper.core.backoff import Backoff
 from poolkeeper.core.census import take_snapshot
 from poolkeeper.core.effects import (
     Close,
     Connect,
     Effect,
     Grant,
-    OutageBegan,
-    OutageEnded,
     Refusal,
     Refuse,
     Reset,
     Validate,
 )
 from poolkeeper.core.lifecycle import Phase, advance
+from poolkeeper.core.outage import Outage
 from poolkeeper.core.retirement import Retirement
 from poolkeeper.core.sizing import Limits, connections_to_open
 from poolkeeper.core.slots import (
@@ -42,6 +40,7 @@ from poolkeeper.core.waiters import Ticket, TicketState, Waiters
 from poolkeeper.exceptions import InvariantViolated
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from random import Random
 
     from poolkeeper.snapshot import PoolSnapshot
@@ -50,6 +49,9 @@ OPEN = Phase.OPEN
 WAITING = TicketState.WAITING
 GRANTED = TicketState.GRANTED
 DONE = TicketState.DONE
+
+OUTCAST = -1
+"""The generation of a connection whose cohort is fine and that must not be used all the same."""
 
 _idle_since = attrgetter("idle_since")
 _alive_at = attrgetter("alive_at")
@@ -74,18 +76,9 @@ class PoolState:
         self.slots: dict[int, Slot] = {}
         self.idle: list[Slot] = []
         self.waiters = Waiters()
-        self.down_since: float | None = None
-        self.last_failure: Failure | None = None
-        self.last_failure_at: float | None = None
+        self.outage = Outage(limits, rng)
         self.alive_at = 0.0
-        self.next_attempt_at = -inf
         self.mean_use = 0.0
-        self._lost_since_alive = 0
-        self._backoff = Backoff(limits.reconnect_initial_delay, limits.reconnect_max_delay, rng)
-        # Slow start: how many connections may be opened at the same time. Grows by one with each
-        # success, so doubles with each round of dials, and falls to one at the first failure: a
-        # database that comes back never meets a herd.
-        self._window = 1
         self._last_slot_id = 0
         self._retirement = Retirement(limits, rng)
 
@@ -166,7 +159,7 @@ class PoolState:
         ticket = Ticket(now, deadline, owner)
         if (
             self.phase is not OPEN
-            or self.down_since is not None
+            or self.outage.down_since is not None
             or self.limits.max_waiting is not None
             or len(self.waiters) * self.mean_use > deadline - now
         ):
@@ -185,10 +178,10 @@ class PoolState:
         """Say why a new request cannot be queued, or None."""
         if self.phase is not OPEN:
             return Refusal.CLOSED
-        if self.down_since is not None:
-            if now >= self.patience_until():
+        if self.outage.down_since is not None:
+            if now >= self.outage.patience_until():
                 return Refusal.UNAVAILABLE
-            if self.next_attempt_at > deadline and not self._count(CONNECTING):
+            if self.outage.next_attempt_at > deadline and not self._count(CONNECTING):
                 return Refusal.UNAVAILABLE
         waiting = len(self.waiters)
         limit = self.limits.max_waiting
@@ -328,7 +321,7 @@ class PoolState:
                 break
 
     def _open_missing(self, now: float, effects: list[Effect]) -> None:
-        if len(self.slots) >= self.limits.max_size or now < self.next_attempt_at:
+        if len(self.slots) >= self.limits.max_size or now < self.outage.next_attempt_at:
             return
         connecting = self._count(CONNECTING)
         number = connections_to_open(
@@ -339,9 +332,9 @@ class PoolState:
             waiting=0 if self.paused else len(self.waiters),
             coming=self._coming(*COMING),
             connecting=connecting,
-            window=self._window,
+            window=self.outage.window,
         )
-        if number == 0 and self.down_since is not None and not connecting:
+        if number == 0 and self.outage.down_since is not None and not connecting:
             # During an outage somebody has to keep asking, even with no floor and no queue.
             number = min(1, self.limits.max_size - len(self.slots))
         effects.extend(Connect(self._new_slot()) for _ in range(number))
@@ -374,7 +367,7 @@ class PoolState:
         effects = self._alive(now)
         # Only a dial that succeeds ends the backoff: while the server is full or refuses this
         # client, its open connections keep answering, and must not cause dial after dial.
-        self._forget_failures()
+        self.outage.forget_failures()
         if slot.generation != self.generation:
             return [*effects, self._leave(slot, "expired"), *self._progress(now)]
         predecessor, slot.replaces = slot.replaces, None
@@ -388,7 +381,7 @@ class PoolState:
                 predecessor.retire_at = now
         if self._surplus():
             return [*effects, self._leave(slot, "resize"), *self._progress(now)]
-        self._window = min(self._window + 1, self.limits.max_size)
+        self.outage.window = min(self.outage.window + 1, self.limits.max_size)
         return effects + self._settle(slot, now)
 
     def connect_failed(self, slot: Slot, failure: Failure, now: float) -> list[Effect]:
@@ -397,12 +390,9 @@ class PoolState:
         del self.slots[slot.id]
         if self.phase is not OPEN:
             return self._finish_if_empty()
-        self._window = 1
-        self.last_failure = failure
-        self.last_failure_at = now
+        self.outage.dial_failed(failure, now)
         if slot.replaces is not None:
             self._retirement.postpone(slot.replaces, now)
-        self.next_attempt_at = now + self._backoff.next_delay()
         effects: list[Effect] = []
         if failure is not Failure.BACKPRESSURE:
             self._note_if_down("connect_failed", now, now - self.last_heard(), effects)
@@ -414,26 +404,63 @@ class PoolState:
         effects = self._alive(now)
         return effects + self._return(slot, now)
 
-    def validation_failed(self, slot: Slot, now: float) -> list[Effect]:
-        """A probe failed: what broke this connection may have broken its whole cohort.
+    def validation_failed(self, slot: Slot, now: float, took: float = 0.0) -> list[Effect]:
+        """A probe failed, ``took`` seconds after it was sent.
 
-        Idle connections of the cohort are dropped at once, which makes room to dial fresh in
-        parallel; those in use close when they come back.
+        What broke this connection may have broken its whole cohort, unless another one was heard
+        from while this one kept silent. Idle connections of a suspect cohort are dropped at once,
+        which makes room to dial fresh in parallel; those in use close when they come back.
         """
         cohort = self.usable()
-        self.last_failure_at = now
-        self._window = 1
+        self.outage.last_failure_at = now
+        self.outage.window = 1
         effects: list[Effect] = [self._leave(slot, "validation_failed", abort=True)]
         if self.phase is not OPEN:
             return effects
-        if slot.generation == self.generation:
-            self._lost_since_alive += cohort
-            for ticket in self.waiters:
-                ticket.saw_broken = True
+        for ticket in self.waiters:
+            ticket.saw_broken = True
+        # Half of the time: a peer that fell silent just after the probe was sent is suspect, too.
+        if slot.generation == self.generation and not self._heard_since(now - took / 2):
+            self.outage.lost += cohort
             self.generation += 1
             effects.extend(self._drop_idle("validation_failed", abort=True))
             self._note_if_down("validation_failed", now, now - self.last_heard(), effects)
         return effects + self._progress(now)
+
+    def _heard_since(self, moment: float) -> bool:
+        return any(
+            slot.state in CONNECTED
+            and slot.generation == self.generation
+            and not slot.lost
+            and slot.alive_at > moment
+            for slot in self.slots.values()
+        )
+
+    def evict(self, slots: Iterable[Slot], reason: str, now: float) -> list[Effect]:
+        """These connections lead nowhere any more: drop them, also under whoever has them.
+
+        What an errand of the pool's own is at work on is closed when that ends.
+        """
+        effects: list[Effect] = []
+        for slot in slots:
+            if slot.state in {VALIDATING, RESETTING}:
+                slot.generation = OUTCAST
+                continue
+            if slot.state is IDLE:
+                self.idle.remove(slot)
+            elif slot.state is not IN_USE:
+                continue
+            if slot.generation == self.generation and not slot.lost:
+                self.outage.lost += 1
+            effects.append(self._leave(slot, reason, abort=True))
+        if self.phase is OPEN:
+            self._note_if_down(reason, now, now - self.last_heard(), effects)
+            effects += self._progress(now)
+        return effects
+
+    def heard_aside(self, now: float) -> None:
+        """The database answered on a connection that is not the pool's."""
+        self.alive_at = max(self.alive_at, now)
 
     def reset_done(self, slot: Slot, now: float) -> list[Effect]:
         """A session was cleaned; that it answered is a sign of life."""
@@ -449,8 +476,8 @@ class PoolState:
         if slot.lost or slot.state in (CLOSING, CLOSED, CONNECTING):
             return []
         slot.lost = True
-        self._lost_since_alive += 1
-        self._window = 1
+        self.outage.lost += 1
+        self.outage.window = 1
         effects: list[Effect] = []
         if slot.state is IDLE:
             self.idle.remove(slot)
@@ -485,11 +512,6 @@ class PoolState:
 
     # Availability -----------------------------------------------------------------------------
 
-    @property
-    def attempts(self) -> int:
-        """Failed connection attempts since the last success."""
-        return self._backoff.attempts
-
     def usable(self) -> int:
         """Open connections of the current generation not known to be dead.
 
@@ -508,43 +530,18 @@ class PoolState:
     def _alive(self, now: float) -> list[Effect]:
         """Something was heard from the database."""
         self.alive_at = now
-        self._lost_since_alive = 0
-        if self.down_since is None:
-            return []
-        ended = OutageEnded(now - self.down_since, self._backoff.attempts)
-        self.down_since = None
-        self._forget_failures()
-        return [ended]
-
-    def _forget_failures(self) -> None:
-        self._backoff.reset()
-        self.next_attempt_at = -inf
-        self.last_failure = None
-        self.last_failure_at = None
+        ended = self.outage.heard(now)
+        return [] if ended is None else [ended]
 
     def _note_if_down(
         self, reason: str, now: float, silent_for: float, effects: list[Effect]
     ) -> None:
-        if self.down_since is None and self.usable() == 0:
-            self.down_since = now
-            self._window = 1
-            effects.append(OutageBegan(silent_for, self._lost_since_alive, reason))
-
-    def patience_until(self) -> float:
-        """Until when waiters are held during the present outage.
-
-        A server that is starting up is as good as back, so waiters keep their own deadlines. One
-        that refuses this client will not change its mind while they wait.
-        """
-        if self.down_since is None or self.last_failure is Failure.STARTING:
-            return inf
-        if self.last_failure is Failure.MISCONFIGURED:
-            return self.down_since
-        return self.down_since + self.limits.outage_patience
+        if self.outage.down_since is None and self.usable() == 0:
+            effects.append(self.outage.begin(now, silent_for, reason))
 
     def sign_of_life(self, now: float) -> list[Effect]:
         """Something suggests the database is back: do not sit out the backoff."""
-        self.next_attempt_at = min(self.next_attempt_at, now)
+        self.outage.next_attempt_at = min(self.outage.next_attempt_at, now)
         return self._progress(now)
 
     # Time -------------------------------------------------------------------------------------
@@ -552,7 +549,7 @@ class PoolState:
     def tick(self, now: float) -> list[Effect]:
         """Do what is due: refuse those whose time is up, dial if the backoff is over."""
         effects: list[Effect] = []
-        hopeless = self.down_since is not None and now >= self.patience_until()
+        hopeless = self.outage.down_since is not None and now >= self.outage.patience_until()
         snapshot: PoolSnapshot | None = None
         for ticket in list(self.waiters):
             if hopeless:
@@ -569,10 +566,10 @@ class PoolState:
     def next_wakeup(self, now: float) -> float:
         """When ``tick`` should next be called; ``inf`` if nothing is scheduled."""
         due = min((ticket.deadline for ticket in self.waiters), default=inf)
-        if self.waiters and self.down_since is not None:
-            due = min(due, self.patience_until())
-        if self.next_attempt_at > now:
-            due = min(due, self.next_attempt_at)
+        if self.waiters and self.outage.down_since is not None:
+            due = min(due, self.outage.patience_until())
+        if self.outage.next_attempt_at > now:
+            due = min(due, self.outage.next_attempt_at)
         return due
 
     def _refuse(self, ticket: Ticket, why: Refusal, snapshot: PoolSnapshot) -> Refuse:
@@ -607,7 +604,7 @@ class PoolState:
 
     def _replace(self, slot: Slot, now: float, effects: list[Effect]) -> None:
         """Open a successor first if there is room, so that the pool never gets smaller."""
-        if now < self.next_attempt_at or self._count(CONNECTING) >= self._window:
+        if now < self.outage.next_attempt_at or self._count(CONNECTING) >= self.outage.window:
             # No new connection can be had at present, so the old one is worth keeping.
             self._retirement.postpone(slot, now)
         elif len(self.slots) < self.limits.max_size:
@@ -638,7 +635,7 @@ class PoolState:
         """Change the limits; surplus idle connections go now, surplus busy ones on return."""
         self.limits.min_size = min_size
         self.limits.max_size = max_size
-        self._window = max(1, min(self._window, max_size))
+        self.outage.window = max(1, min(self.outage.window, max_size))
         effects: list[Effect] = []
         if self.phase is not OPEN:
             return effects

@@ -14,17 +14,18 @@ from asyncpg import connect_utils
 
 from poolkeeper.config import PoolConfig
 from poolkeeper.drivers.asyncpg_lease import PooledConnection, asyncpg_lease_released
-from poolkeeper.drivers.base import Condition
+from poolkeeper.drivers.base import Condition, backends_of, backends_query
 from poolkeeper.drivers.keepalive import keep_alive
+from poolkeeper.drivers.silence import silent_for
 from poolkeeper.exceptions import PoolConfigurationError
 from poolkeeper.sqlstate import connect_failure
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from poolkeeper.core.availability import Failure
     from poolkeeper.core.slots import Slot
-    from poolkeeper.drivers.base import Notes, Owner
+    from poolkeeper.drivers.base import Backends, Notes, Owner
 
 __all__ = ["AsyncpgDriver", "AsyncpgSession", "PooledConnection"]
 
@@ -42,13 +43,14 @@ class AsyncpgSession:
     tests fail if a new version moves them.
     """
 
-    __slots__ = ("_lost", "_notes", "_owner", "connection", "server_version")
+    __slots__ = ("_lost", "_notes", "_owner", "connection", "endpoint", "server_version")
 
     def __init__(self, connection: Any, owner: Owner, notes: Notes) -> None:
         self.connection = connection
         self._owner = owner
         self._notes = notes
         self._lost: Callable[[], None] | None = None
+        self.endpoint = connection._addr
         # The first word only: distributions add their own.
         self.server_version = connection.get_settings().server_version.split()[0]
 
@@ -118,6 +120,25 @@ class AsyncpgSession:
     def is_busy(self, lease: PooledConnection) -> bool:
         """See ``Session``."""
         return bool(self.connection._stmt_exclusive_section._acquired or lease._running)
+
+    def statements_begun(self) -> int:
+        """See ``Session``."""
+        begun: int = self.connection._protocol.queries_count
+        return begun
+
+    def silent_for(self) -> float | None:
+        """See ``Session``."""
+        transport = self.connection._transport
+        return silent_for(transport.get_extra_info("socket") if transport is not None else None)
+
+    def backend_pid(self) -> int:
+        """See ``Session``."""
+        pid: int = self.connection._protocol.backend_pid
+        return pid
+
+    async def look_up(self, pids: Sequence[int], idle_for: float) -> Backends:
+        """See ``Session``."""
+        return backends_of(await self.connection.fetch(backends_query(pids, idle_for)))
 
     async def probe(self) -> None:
         """See ``Session``."""
@@ -239,6 +260,11 @@ class AsyncpgDriver:
                 connection.terminate()
                 raise
         return AsyncpgSession(connection, self._owner, self._notes)
+
+    async def connect_beside(self, session: Any, timeout: float) -> AsyncpgSession:
+        """See ``Driver``."""
+        del session
+        return await self.connect(timeout)
 
     def failure(self, error: BaseException) -> Failure:
         """See ``Driver``."""

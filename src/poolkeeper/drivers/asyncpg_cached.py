@@ -50,6 +50,9 @@ async def run_cached(
         except exceptions.InternalClientError as error:
             give_up(con, error)
             raise
+        except EXPLAINED as error:
+            explain(con, error)
+            raise
         except exceptions.InvalidCachedStatementError:
             con._drop_global_statement_cache()
             if con._protocol.is_in_transaction():
@@ -73,6 +76,24 @@ async def guarded(con: Any, work: Awaitable[Any]) -> Any:
     except exceptions.InternalClientError as error:
         give_up(con, error)
         raise
+    except EXPLAINED as error:
+        explain(con, error)
+        raise
+
+
+EXPLAINED = (exceptions.ConnectionDoesNotExistError, exceptions.ReadOnlySQLTransactionError)
+"""Errors the pool may know more about than the driver."""
+
+
+def explain(con: Any, error: Exception) -> None:
+    """Add the pool's reason to a connection cut off by the pool; tell it of a read-only server."""
+    lease = con._proxy
+    if lease is None:
+        return
+    if isinstance(error, exceptions.ReadOnlySQLTransactionError):
+        lease._pool._statement_failed(lease._slot, error)
+    elif lease._slot.error is not None:
+        error.add_note(lease._slot.error)
 
 
 def give_up(con: Any, error: Exception) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import asyncpg
 from asyncpg import connection as asyncpg_connection
+from asyncpg.prepared_stmt import PreparedStatement
 
 from poolkeeper.drivers.asyncpg_cached import (
     ALL_ROWS,
@@ -16,6 +17,7 @@ from poolkeeper.drivers.asyncpg_cached import (
     guarded,
     run_cached,
 )
+from poolkeeper.drivers.asyncpg_prepared import PooledPreparedStatement
 from poolkeeper.exceptions import PoolUsageError
 
 if TYPE_CHECKING:
@@ -136,9 +138,16 @@ def _wrap_statement(name: str) -> Callable[..., Any]:
         if query not in self._notes.clean:
             self._dirty |= self._notes.mark(query)
         made = getattr(self._con, name)(query, *args, **kwargs)
-        return guarded(self._con, made) if name == "prepare" else made
+        return _prepared(self._con, made) if name == "prepare" else made
 
     return call
+
+
+async def _prepared(con: Any, work: Awaitable[Any]) -> Any:
+    statement = await guarded(con, work)
+    if type(statement) is PreparedStatement:
+        statement.__class__ = PooledPreparedStatement
+    return statement
 
 
 def _wrap_query(name: str) -> Callable[..., Any]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container
+    from collections.abc import Callable, Container, Hashable, Sequence
 
     from poolkeeper.core.availability import Failure
     from poolkeeper.core.slots import Slot
@@ -29,6 +29,45 @@ class Condition(Enum):
     """The connection is gone."""
 
 
+class Backends(NamedTuple):
+    """What a server says about some of its processes.
+
+    Attributes:
+        own: The process that answered, as it knows itself. Behind a pooler it is not the one of
+            the login, and process numbers say nothing about connections.
+        gone: Processes that do not exist.
+        waiting: Processes that have waited for their client for a while.
+    """
+
+    own: int
+    gone: frozenset[int]
+    waiting: frozenset[int]
+
+
+BACKENDS = """\
+SELECT pg_backend_pid(), wanted.pid, activity.pid IS NULL,
+       coalesce(activity.state LIKE 'idle%%'
+                AND activity.state_change < clock_timestamp() - interval '%s ms', false)
+  FROM unnest('{%s}'::int[]) AS wanted(pid)
+  LEFT JOIN pg_stat_activity AS activity ON activity.pid = wanted.pid"""
+"""Milliseconds and process numbers go into the text: both are numbers of our own, and a pooler
+need not know prepared statements."""
+
+
+def backends_query(pids: Sequence[int], idle_for: float) -> str:
+    """The text that asks for ``Backends``; at least one process must be named."""
+    return BACKENDS % (round(idle_for * 1000), ",".join(map(str, pids)))
+
+
+def backends_of(rows: Sequence[Sequence[Any]]) -> Backends:
+    """The answer to ``backends_query``."""
+    return Backends(
+        own=rows[0][0],
+        gone=frozenset(row[1] for row in rows if row[2]),
+        waiting=frozenset(row[1] for row in rows if row[3]),
+    )
+
+
 class Notes(Protocol):
     """What leases ask about statement texts."""
 
@@ -46,6 +85,9 @@ class Owner(Protocol):
 
     def _drop_type_cache(self) -> None: ...
 
+    def _statement_failed(self, slot: Slot, error: Exception) -> None:
+        """The server is read-only (25006); perhaps it was the primary once."""
+
 
 class Session(Protocol):
     """One open connection.
@@ -57,6 +99,10 @@ class Session(Protocol):
     server_version: str
     connection: Any
     """The driver's own connection, for hooks of the user's."""
+
+    @property
+    def endpoint(self) -> Hashable:
+        """The address of the server it is on: equal for sessions on one server."""
 
     def on_lost(self, callback: Callable[[], None]) -> None:
         """Call ``callback`` once, from the event loop, when the peer ends the connection."""
@@ -72,6 +118,18 @@ class Session(Protocol):
 
     def is_busy(self, lease: Any) -> bool:
         """Whether a statement of the borrower's is known to be running. No I/O."""
+
+    def statements_begun(self) -> int:
+        """A number that changes with every statement. No I/O."""
+
+    def silent_for(self) -> float | None:
+        """Seconds since bytes last arrived, None where the system does not tell. No I/O."""
+
+    def backend_pid(self) -> int:
+        """The server process behind the connection, as the server told at login."""
+
+    async def look_up(self, pids: Sequence[int], idle_for: float) -> Backends:
+        """Ask the server what became of some of its processes."""
 
     async def probe(self) -> None:
         """One round trip; raises if the server does not answer properly."""
@@ -105,6 +163,9 @@ class Driver(Protocol):
 
         Cancelling leaves nothing open.
         """
+
+    async def connect_beside(self, session: Any, timeout: float) -> Session:
+        """Open a connection to the very server ``session`` is on, as ``connect`` does."""
 
     def set_connect_args(self, dsn: str | None, **connect_kwargs: Any) -> None:
         """Use other arguments from the next connection on."""

@@ -13,16 +13,17 @@ import psycopg
 from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict
 
-from poolkeeper.drivers.base import Condition
+from poolkeeper.drivers.base import Condition, backends_of, backends_query
 from poolkeeper.drivers.psycopg_lease import PooledPsycopgConnection, psycopg_lease_released
+from poolkeeper.drivers.silence import silent_for
 from poolkeeper.sqlstate import connect_failure
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from poolkeeper.core.availability import Failure
     from poolkeeper.core.slots import Slot
-    from poolkeeper.drivers.base import Notes, Owner
+    from poolkeeper.drivers.base import Backends, Notes, Owner
 
 FINISH_RETRY_SECONDS = 0.05
 
@@ -48,7 +49,9 @@ class PsycopgSession:
         "_watch",
         "_watching",
         "_working",
+        "begun",
         "connection",
+        "endpoint",
         "server_version",
     )
 
@@ -62,11 +65,13 @@ class PsycopgSession:
         self._aborted = False
         self._defaults = connection.row_factory, connection.prepare_threshold
         self._working = False
+        self.begun = 0
         self._loop = asyncio.get_running_loop()
         # A second descriptor of the same socket: psycopg registers and removes its own with the
         # event loop around every statement.
         self._watch = socket.socket(fileno=os.dup(connection.fileno()))
         self._watching = False
+        self.endpoint = (connection.info.host, connection.info.port)
         version = connection.info.server_version
         self.server_version = f"{version // 10000}.{version % 10000}"
 
@@ -154,7 +159,27 @@ class PsycopgSession:
     def is_busy(self, lease: PooledPsycopgConnection) -> bool:
         """See ``Session``."""
         del lease
-        return self.connection.lock.locked()
+        # notifies() holds the lock as well, for as long as nothing happens.
+        return self.connection.lock.locked() and (
+            self.connection.pgconn.transaction_status == pq.TransactionStatus.ACTIVE
+        )
+
+    def statements_begun(self) -> int:
+        """See ``Session``. Those of cursors are not counted; the kernel's word covers them."""
+        return self.begun
+
+    def silent_for(self) -> float | None:
+        """See ``Session``."""
+        return None if self._aborted else silent_for(self._watch)
+
+    def backend_pid(self) -> int:
+        """See ``Session``."""
+        return self.connection.info.backend_pid
+
+    async def look_up(self, pids: Sequence[int], idle_for: float) -> Backends:
+        """See ``Session``."""
+        cursor = await self.connection.execute(backends_query(pids, idle_for), prepare=False)
+        return backends_of(await cursor.fetchall())
 
     async def probe(self) -> None:
         """See ``Session``. An empty statement: nothing is planned or executed."""
@@ -294,6 +319,11 @@ class PsycopgDriver:
                 connection.pgconn.finish()
                 raise
         return PsycopgSession(connection, self._owner, self._notes)
+
+    async def connect_beside(self, session: Any, timeout: float) -> PsycopgSession:
+        """See ``Driver``."""
+        del session
+        return await self.connect(timeout)
 
     def failure(self, error: BaseException) -> Failure:
         """See ``Driver``."""

@@ -78,7 +78,17 @@ class PooledPsycopgConnection:
             self._last_query = query
         if not isinstance(query, str) or query not in self._notes.clean:
             self._dirty |= self._notes.mark(query)
-        return await self._con.execute(query, params, **options)
+        slot = self._slot
+        slot.connection.begun += 1
+        try:
+            return await self._con.execute(query, params, **options)
+        except psycopg.errors.ReadOnlySqlTransaction as error:
+            self._pool._statement_failed(slot, error)
+            raise
+        except psycopg.OperationalError as error:
+            if slot.error is not None:
+                error.add_note(slot.error)
+            raise
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._con, name)

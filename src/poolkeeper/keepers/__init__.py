@@ -5,5 +5,13 @@ from poolkeeper.keepers.liveness import LivenessKeeper
 from poolkeeper.keepers.reconnect import ReconnectKeeper
 from poolkeeper.keepers.retirement import RetirementKeeper
 from poolkeeper.keepers.service import Keeper
+from poolkeeper.keepers.stalls import StallKeeper
 
-__all__ = ["Keeper", "LeakKeeper", "LivenessKeeper", "ReconnectKeeper", "RetirementKeeper"]
+__all__ = [
+    "Keeper",
+    "LeakKeeper",
+    "LivenessKeeper",
+    "ReconnectKeeper",
+    "RetirementKeeper",
+    "StallKeeper",
+]

@@ -30,9 +30,12 @@ class ReconnectKeeper(Keeper):
 
     The pool itself dials with a capped, jittered backoff: one login at a time, up to a second
     apart. A bare TCP connection costs a fraction of a login and none while it is refused, so it
-    can be tried far more often. Only the change from refused to accepted breaks the backoff, or
-    a server that said it is starting up; a server that accepts and then fails the login must not
-    be asked twenty times a second.
+    can be tried far more often. Only the change from refused to accepted breaks the backoff; a
+    server that accepts and then fails the login must not be asked twenty times a second. One that
+    is starting up says so at once, so it is asked itself.
+
+    A door found open is knocked at again only after a dial has failed: a frozen server answers
+    nobody, and every knock would stay in its queue for the moment it comes back.
     """
 
     def __init__(
@@ -42,21 +45,30 @@ class ReconnectKeeper(Keeper):
         self._pool = pool
         self._endpoints = endpoints
         self._refused = False
+        # Failed dials when the door was last found open.
+        self._open_at: int | None = None
 
     def notice(self, event: Event) -> None:
         """Take the duty up when an outage begins, lay it down when it ends."""
         if isinstance(event, DatabaseConnectionLost):
-            self._refused = False
+            self._refused, self._open_at = False, None
             self.start()
         elif isinstance(event, DatabaseReconnected | PoolClosed):
             self.cancel()
 
     async def perform(self) -> None:
-        """Knock once."""
+        """Knock once, if there is anything to learn from it."""
+        outage = self._pool.state.outage
+        if outage.last_failure is Failure.STARTING:
+            self._pool.sign_of_life()
+            return
+        if self._open_at == outage.attempts:
+            return
         opened = any([await self._knock(endpoint) for endpoint in self._endpoints()])
-        if opened and (self._refused or self._pool.state.last_failure is Failure.STARTING):
+        if opened and self._refused:
             self._pool.sign_of_life()
         self._refused = not opened
+        self._open_at = outage.attempts if opened else None
 
     async def _knock(self, endpoint: tuple[str, int] | str) -> bool:
         try:

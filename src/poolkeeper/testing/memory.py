@@ -22,20 +22,20 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeAlias
 
 from poolkeeper.config import PoolConfig
-from poolkeeper.drivers.base import Condition
+from poolkeeper.drivers.base import Backends, Condition
 from poolkeeper.exceptions import PoolUsageError
 from poolkeeper.manager import ConnectionPoolManager
 from poolkeeper.sqlstate import connect_failure
 from poolkeeper.testing.gates import Gates
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from poolkeeper.core.availability import Failure
     from poolkeeper.core.slots import Slot
     from poolkeeper.drivers.base import Notes, Owner
 
-Point: TypeAlias = Literal["connect", "probe", "clean", "close", "execute"]
+Point: TypeAlias = Literal["connect", "probe", "clean", "close", "execute", "look_up"]
 """Where a session pauses at a gate and may be made to fail."""
 
 
@@ -141,11 +141,13 @@ class MemorySession:
         self.pid = next(database._pids)
         self.leftovers: list[str] = []
         self.in_transaction = False
+        self.endpoint = "memory"
         self.connection: Any = self
         self._owner = owner
         self._notes = notes
         self._closed = False
         self._cancelling = False
+        self._begun = 0
         self._lost: Callable[[], None] | None = None
         self._waits: set[asyncio.Future[None]] = set()
         database.sessions.append(self)
@@ -190,6 +192,25 @@ class MemorySession:
         """See ``Session``."""
         return lease._running > 0
 
+    def statements_begun(self) -> int:
+        """See ``Session``."""
+        return self._begun
+
+    def silent_for(self) -> float | None:
+        """See ``Session``."""
+        return None
+
+    def backend_pid(self) -> int:
+        """See ``Session``."""
+        return self.pid
+
+    async def look_up(self, pids: Sequence[int], idle_for: float) -> Backends:
+        """See ``Session``. Every session that exists is at work."""
+        del idle_for
+        await self._reach("look_up")
+        living = {session.pid for session in self.database.sessions}
+        return Backends(self.pid, frozenset(pids) - living, frozenset())
+
     async def cancel(self) -> None:
         """See ``Session``."""
 
@@ -213,6 +234,7 @@ class MemorySession:
         It fails if the connection ends meanwhile.
         """
         self.database.statements.append(query)
+        self._begun += 1
         word = query.split(maxsplit=1)[0].upper() if query.split() else ""
         try:
             await self._reach("sleep" if "pg_sleep" in query else "execute")
@@ -370,6 +392,11 @@ class MemoryDriver:
                     session.abort()
                     raise
             return session
+
+    async def connect_beside(self, session: Any, timeout: float) -> MemorySession:
+        """See ``Driver``."""
+        del session
+        return await self.connect(timeout)
 
     def set_connect_args(self, dsn: str | None, **connect_kwargs: Any) -> None:
         """See ``Driver``."""
