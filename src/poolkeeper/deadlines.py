@@ -42,13 +42,14 @@ async def bounded(
             if task.done():
                 break
             await asyncio.sleep(0)
-    except asyncio.CancelledError:
+    except asyncio.CancelledError as cancelled:
         _abandon(task, give_up, too_late)
-        raise
+        # Errors are kept, as the reason of later ones or by their tasks. A traceback must not keep
+        # with it what the abandoned task has open, such as the socket of an unfinished login.
+        del task, work
+        raise cancelled.with_traceback(None)  # noqa: B904 - it is the same one
     if not task.done():
         _abandon(task, give_up, too_late)
-        # The error is kept as the reason of later ones; its traceback must not keep with it what
-        # the task has open, such as the socket of an unfinished login.
         del task, work
         msg = f"no answer within {seconds:.3g} s"
         raise TimeoutError(msg)

@@ -32,13 +32,16 @@ async def dial(driver: Driver, timeout: float) -> Any:
     )
 
 
-async def dial_patiently(driver: Driver, timeout: float, silence: Callable[[], bool]) -> Any:
-    """Like ``dial``, but while there is ``silence`` keep making a fresh attempt beside the first.
+async def dial_patiently(
+    driver: Driver, timeout: float, in_outage: Callable[[], bool], again: Callable[[float], None]
+) -> Any:
+    """Like ``dial``, but in an outage keep making a fresh attempt beside the first.
 
     What was sent into a silence is sent again only after seconds, later and later, so an attempt
     under way would notice the end of an outage late. A fresh one, made twice a second and given
     up for the next, notices it at once; the first one stays, for servers that are merely slow.
-    So there are never more than two.
+    So there are never more than two. ``again`` is told of each fresh one: the seconds since the
+    attempt before.
     """
     patient = asyncio.ensure_future(dial(driver, timeout))
     fresh: asyncio.Future[Any] | None = None
@@ -56,14 +59,19 @@ async def dial_patiently(driver: Driver, timeout: float, silence: Callable[[], b
             if fresh is not None:
                 _give_up(fresh)
                 fresh = None
-            if silence():
+            if in_outage():
+                again(FRESH_SECONDS)
                 fresh = asyncio.ensure_future(dial(driver, timeout))
     finally:
         for attempt in (patient, fresh):
             if attempt is not None and attempt is not winner:
                 _give_up(attempt)
     assert winner is not None
-    return winner.result()
+    try:
+        return winner.result()
+    finally:
+        # As in ``bounded``: the error is kept, what the attempts have open must not be.
+        del attempts, attempt, done, fresh, patient, winner
 
 
 def _give_up(attempt: asyncio.Future[Any]) -> None:

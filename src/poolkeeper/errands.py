@@ -120,7 +120,8 @@ class Errands:
             session = await dial_patiently(
                 pool.driver,
                 self._connect_timeout,
-                lambda: state.outage.down_since is not None,
+                in_outage=lambda: state.outage.down_since is not None,
+                again=pool.reporter.attempt,
             )
         except asyncio.CancelledError:
             self.dialling -= 1

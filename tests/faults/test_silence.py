@@ -1,0 +1,233 @@
+"""A peer that went silent is noticed without anybody's query, and a slow one is left alone."""
+
+import asyncio
+import time
+
+import pytest
+
+from poolkeeper.testing.proxy import FaultProxy
+from tests.faults.rig import (
+    on_both_loops,
+    outages,
+    outcome,
+    pool_on,
+    until,
+    with_both_drivers,
+)
+
+STALL = 0.4
+
+
+async def warm(pool, number):
+    """Open that many connections and put them back."""
+    held = [await pool.acquire() for _ in range(number)]
+    for connection in held:
+        await connection.execute("SELECT 1")
+        await pool.release(connection)
+
+
+@with_both_drivers
+@on_both_loops
+async def test_a_slow_statement_is_asked_about_and_left_alone(postgres, driver):
+    """The server says it is at work on it, several times; it ends as it would have."""
+    async with (
+        FaultProxy.to(postgres.url) as proxy,
+        pool_on(proxy.url, driver, max_size=1, stall_after=STALL) as pool,
+    ):
+        before = proxy.accepted
+        await pool.execute("SELECT pg_sleep(2.5)")
+        assert proxy.accepted > before, "nobody asked"
+        assert not outages(pool)
+        assert "stalled" not in pool.get_statistics().recycled
+
+
+@with_both_drivers
+@on_both_loops
+async def test_a_server_that_answers_nobody_ends_every_call(crashable_postgres, driver):
+    """With every connection in a statement no probe can run, and yet all come back."""
+    async with pool_on(crashable_postgres.dsn(), driver, stall_after=STALL) as pool:
+        await warm(pool, 4)
+        crashable_postgres.freeze()
+        try:
+            calls = [outcome(pool.execute("SELECT 1")) for _ in range(4)]
+            errors = await asyncio.gather(*calls)
+            assert all(errors)
+            assert "silent" in "".join(errors[0].__notes__)
+            assert (await pool.health_check()).status == "unhealthy"
+            assert outages(pool)[0].reason in {"stalled", "validation_failed"}
+        finally:
+            crashable_postgres.thaw()
+        assert await outcome(pool.execute("SELECT 1")) is None
+        assert (await pool.health_check()).status != "unhealthy"
+
+
+@with_both_drivers
+@on_both_loops
+async def test_one_dead_socket_among_live_ones_fails_alone(postgres, driver):
+    """Its statement ends; nobody else notices and no outage is reported."""
+    async with (
+        FaultProxy.to(postgres.url) as proxy,
+        pool_on(proxy.url, driver, stall_after=STALL) as pool,
+    ):
+        await warm(pool, 3)
+        async with pool.acquire() as unlucky, pool.acquire() as lucky:
+            pid = await _pid(unlucky)
+            [link] = [link for link in proxy.links if link.backend_pid == pid]
+            proxy.silence(link)
+            slow = asyncio.create_task(outcome(lucky.execute("SELECT pg_sleep(3)")))
+            error = await outcome(unlucky.execute("SELECT 1"))
+            assert error is not None
+            assert f"process {pid}" in "".join(error.__notes__)
+            assert await slow is None
+        assert await outcome(pool.execute("SELECT 1")) is None
+        assert pool.get_statistics().recycled["stalled"] == 1
+        assert not outages(pool)
+
+
+@with_both_drivers
+@on_both_loops
+async def test_old_connections_silent_and_new_ones_fine(postgres, driver):
+    """As after a failover behind one address: calls fail in time, then all is well at once."""
+    async with (
+        FaultProxy.to(postgres.url) as proxy,
+        pool_on(proxy.url, driver, stall_after=STALL) as pool,
+    ):
+        await warm(pool, 4)
+        proxy.silence(proxy.links)
+        await asyncio.gather(*(outcome(pool.execute("SELECT 1")) for _ in range(4)))
+        assert await outcome(pool.execute("SELECT 1"), bound=1.0) is None
+
+
+@with_both_drivers
+@on_both_loops
+async def test_an_answer_that_takes_long_to_arrive_is_no_silence(postgres, driver):
+    """The server is done and idle while its answer crawls in: that connection is alive."""
+    async with (
+        FaultProxy.to(postgres.url) as proxy,
+        pool_on(proxy.url, driver, stall_after=STALL) as pool,
+    ):
+        await warm(pool, 1)
+        proxy.shape(bandwidth=100_000)
+        assert await outcome(pool.execute("SELECT repeat('x', 300000)")) is None
+        assert "stalled" not in pool.get_statistics().recycled
+
+
+@with_both_drivers
+@on_both_loops
+async def test_a_stalled_event_loop_is_not_a_dead_database(postgres, driver):
+    """The answer has long been there when the loop wakes up; it only needs to be read."""
+    async with pool_on(postgres.url, driver, stall_after=STALL, probe_interval=0.1) as pool:
+        await warm(pool, 2)
+        calls = [asyncio.create_task(pool.execute("SELECT pg_sleep(0.5)")) for _ in range(2)]
+        for _ in range(3):
+            await asyncio.sleep(0.3)
+            time.sleep(1.5)
+        await asyncio.gather(*calls)
+        assert not outages(pool)
+        recycled = pool.get_statistics().recycled
+        assert not {"stalled", "validation_failed"} & recycled.keys(), recycled
+
+
+@on_both_loops
+async def test_a_transaction_block_on_a_silent_peer_ends(postgres):
+    """BEGIN and COMMIT of ``connection.transaction()`` are statements as well."""
+    async with FaultProxy.to(postgres.url) as proxy, pool_on(proxy.url, stall_after=STALL) as pool:
+        for direction in ("begin", "commit"):
+            async with pool.acquire() as connection:
+                await connection.execute("SELECT 1")
+                transaction = connection.transaction()
+                if direction == "commit":
+                    await transaction.start()
+                proxy.silence(proxy.links)
+                work = transaction.start if direction == "begin" else transaction.commit
+                assert await outcome(work()) is not None
+
+
+@on_both_loops
+async def test_a_prepared_statement_on_a_silent_peer_ends(postgres):
+    """Statements run through an object of asyncpg's count as the borrower's."""
+    async with (
+        FaultProxy.to(postgres.url) as proxy,
+        pool_on(proxy.url, stall_after=STALL) as pool,
+        pool.acquire() as connection,
+    ):
+        statement = await connection.prepare("SELECT $1::int")
+        assert await statement.fetchval(1) == 1
+        proxy.silence(proxy.links)
+        assert await outcome(statement.fetchval(2)) is not None
+
+
+@on_both_loops
+async def test_waiting_for_notifications_is_not_a_silence(postgres):
+    """psycopg holds its lock while nothing happens; the server rightly waits for its client."""
+    async with (
+        pool_on(postgres.url, "psycopg", stall_after=STALL) as pool,
+        pool.acquire() as connection,
+    ):
+        await connection.execute("LISTEN news")
+        heard = [notify async for notify in connection.notifies(timeout=2.0)]
+        assert heard == []
+        await connection.execute("SELECT 1")
+
+
+@with_both_drivers
+@on_both_loops
+async def test_a_peer_that_accepts_and_says_nothing_holds_nobody(postgres, driver):
+    """Dials hang, and still every call has its bound and the pool closes in time."""
+    async with (
+        FaultProxy.to(postgres.url) as proxy,
+        pool_on(
+            proxy.url, driver, stall_after=STALL, outage_patience=1.0, probe_interval=0.3
+        ) as pool,
+    ):
+        await warm(pool, 2)
+        proxy.silence()
+        errors = await asyncio.gather(*(outcome(pool.execute("SELECT 1")) for _ in range(8)))
+        assert all(errors)
+        await until(lambda: outages(pool))
+        started = time.monotonic()
+        await pool.close()
+        assert time.monotonic() - started < 8.0
+
+
+@with_both_drivers
+@on_both_loops
+async def test_service_is_back_as_soon_as_a_silence_ends(postgres, driver):
+    """A dial begun in the silence would hear nothing for ever; a fresh one is made beside it."""
+    async with (
+        FaultProxy.to(postgres.url) as proxy,
+        pool_on(proxy.url, driver, stall_after=STALL) as pool,
+    ):
+        await warm(pool, 2)
+        proxy.silence()
+        await outcome(pool.execute("SELECT 1"))
+        await until(lambda: outages(pool))
+        await proxy.heal()
+        started = time.monotonic()
+        assert await outcome(pool.execute("SELECT 1"), bound=1.0) is None
+        assert time.monotonic() - started < 1.0 + 3.0
+
+
+@with_both_drivers
+@on_both_loops
+async def test_a_released_connection_on_a_silent_peer_costs_its_borrower_nothing(postgres, driver):
+    """A statement given up in a silence leaves cleaning that cannot be done: not the caller's."""
+    async with (
+        FaultProxy.to(postgres.url) as proxy,
+        pool_on(proxy.url, driver, stall_after=0, reset_timeout=0.5) as pool,
+    ):
+        await warm(pool, 1)
+        proxy.silence(proxy.links)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.3), pool.acquire() as connection:
+                await connection.execute("SELECT 1")
+        await until(lambda: pool.get_statistics().recycled)
+        assert await outcome(pool.execute("SELECT 1"), bound=1.0) is None
+
+
+async def _pid(connection):
+    cursor = await connection.execute("SELECT 1")
+    if hasattr(cursor, "fetchone"):
+        cursor = await connection.execute("SELECT pg_backend_pid()")
+        return (await cursor.fetchone())[0]
+    return await connection.fetchval("SELECT pg_backend_pid()")
