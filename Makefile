@@ -5,18 +5,21 @@
 #   make test     run the tests        make test PYTEST_ARGS="tests/config -x"
 #   make lint     what must be clean before a change is merged
 #   make bench    run the benchmarks   make bench BENCH_ARGS="acquire --quick"
+#   make soak     break a database at random for a while     make soak SEED=1 MINUTES=15
 #   make clean    remove .venv and caches
 
 PYTHON ?= python3
 PYTEST_ARGS ?= -n 2
 SERVE_ARGS ?=
 BENCH_ARGS ?=
+SEED ?=
+MINUTES ?= 10
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 CODE := src tests $(wildcard benchmarks examples scripts)
 
-.PHONY: serve help test lint format bench clean outdated
+.PHONY: serve help test lint format bench soak clean outdated
 .DELETE_ON_ERROR:
 
 serve: .venv/.installed-server
@@ -40,6 +43,9 @@ format: .venv/.installed-dev
 
 bench: .venv/.installed-dev
 	@exec $(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+soak: .venv/.installed-dev
+	@exec $(BIN)/python -m tests.faults.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 clean:
 	rm -rf .venv build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -22,8 +22,14 @@ class Snippet:
         return f"{self.page.relative_to(ROOT)}:{self.line}"
 
     @property
+    def file(self) -> str | None:
+        """What the reader is told to save it as; it may then need the page's other files."""
+        match = re.match(r"# (\w+\.py)\n", self.code)
+        return match[1] if match else None
+
+    @property
     def is_test_file(self) -> bool:
-        return "def test_" in self.code
+        return "def test_" in self.code and self.file is None
 
     @property
     def is_program(self) -> bool:
