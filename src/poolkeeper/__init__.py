@@ -6,6 +6,7 @@ from poolkeeper.exceptions import (
     ConnectionPoolError,
     ConnectionValidationError,
     DatabaseUnavailableError,
+    LedgerUnavailableError,
     PoolClosedError,
     PoolConfigurationError,
     PoolDeadlockError,
@@ -13,10 +14,16 @@ from poolkeeper.exceptions import (
     PoolInitializationError,
     PoolTimeoutError,
     PoolUsageError,
+    TransactionAlreadyCommittedError,
+    TransactionEndedError,
+    TransactionOutcomeUnknownError,
+    TransactionRolledBackError,
+    TransactionTimeoutError,
 )
 from poolkeeper.manager import ConnectionPoolManager
 from poolkeeper.observability.health import HealthReport
 from poolkeeper.observability.statistics import PoolStatistics
+from poolkeeper.outcomes import Outcome, TransactionOutcome, outcome_of
 from poolkeeper.snapshot import PoolSnapshot
 
 __version__ = "0.1.0"
@@ -27,6 +34,8 @@ __all__ = [
     "ConnectionValidationError",
     "DatabaseUnavailableError",
     "HealthReport",
+    "LedgerUnavailableError",
+    "Outcome",
     "PoolClosedError",
     "PoolConfig",
     "PoolConfigurationError",
@@ -37,6 +46,13 @@ __all__ = [
     "PoolStatistics",
     "PoolTimeoutError",
     "PoolUsageError",
+    "TransactionAlreadyCommittedError",
+    "TransactionEndedError",
+    "TransactionOutcome",
+    "TransactionOutcomeUnknownError",
+    "TransactionRolledBackError",
+    "TransactionTimeoutError",
     "__version__",
     "create_pool",
+    "outcome_of",
 ]

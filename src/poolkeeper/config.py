@@ -231,6 +231,20 @@ class PoolConfig(BaseSettings):
         description="The most that bound grows to; not below `reconnect_initial_delay`.",
     )
 
+    # ------------------------------------------------------------------------ retries, transactions
+
+    max_retries: _CountOrZero = Field(
+        default=3,
+        description="How often a statement with `idempotent=True`, one that was never sent, or a "
+        "transaction of `run_transaction` is run again after a failure that allows it. 0: never.",
+    )
+    ledger_retention: _Seconds = Field(
+        default=604_800.0,
+        description="How long `poolkeeper.ledger` remembers what became of a transaction of "
+        "`run_transaction` (7 days); older rows are deleted. All pools on one database should "
+        "agree: the shortest wins.",
+    )
+
     # ------------------------------------------------------------------------------- leaks, closing
 
     leak_detection_timeout: _SecondsOrZero = Field(

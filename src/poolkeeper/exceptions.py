@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from uuid import UUID
 
     from poolkeeper.snapshot import PoolSnapshot
 
@@ -151,6 +152,80 @@ class PoolUsageError(ConnectionPoolError, RuntimeError):
     """The pool was used from another event loop, thread or process than its own,
     a connection was released to a pool it is not from, or used after its release. Nothing was
     sent.
+    """
+
+
+class LedgerUnavailableError(ConnectionPoolError):
+    """The table of transactions (``poolkeeper.ledger``) is missing and cannot be made.
+
+    Nothing of the transaction has taken effect.
+    """
+
+
+class TransactionRolledBackError(ConnectionPoolError):
+    """A transaction certainly did not take effect, although its body did not fail.
+
+    Its connection was lost before COMMIT, or the server answered COMMIT with ROLLBACK because an
+    error inside it had been swallowed. Running it again is safe.
+
+    Attributes:
+        attempts: How many times it was run.
+        elapsed: Seconds since the first attempt began.
+    """
+
+    def __init__(self, message: str, *, attempts: int = 1, elapsed: float = 0.0) -> None:
+        super().__init__(message)
+        self.attempts = attempts
+        self.elapsed = elapsed
+
+
+class TransactionTimeoutError(TransactionRolledBackError, TimeoutError):
+    """A transaction was not ready to commit within its ``timeout`` and was rolled back."""
+
+
+class TransactionAlreadyCommittedError(ConnectionPoolError):
+    """A transaction with the id given to ``run_transaction`` has been committed before.
+
+    This call changed nothing.
+
+    Attributes:
+        transaction_id: The id.
+    """
+
+    def __init__(self, message: str, *, transaction_id: UUID | None = None) -> None:
+        super().__init__(message)
+        self.transaction_id = transaction_id
+
+
+class TransactionOutcomeUnknownError(ConnectionPoolError):
+    """COMMIT was sent, its answer is lost, and the database could not be asked in time.
+
+    ``await pool.transaction_outcome(error.transaction_id)`` asks again.
+
+    Attributes:
+        transaction_id: The id of the transaction in doubt.
+        elapsed: Seconds spent asking.
+        attempts: How many times the database was asked.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        transaction_id: UUID | None = None,
+        elapsed: float = 0.0,
+        attempts: int = 0,
+    ) -> None:
+        super().__init__(message)
+        self.transaction_id = transaction_id
+        self.elapsed = elapsed
+        self.attempts = attempts
+
+
+class TransactionEndedError(PoolUsageError):
+    """The function given to ``run_transaction`` ended the transaction by itself.
+
+    What it committed stays committed.
     """
 
 

@@ -35,11 +35,13 @@ from poolkeeper.observability.logs import StructlogSink
 from poolkeeper.observability.statistics import PoolCounters, PoolStatistics
 from poolkeeper.opening import first_session
 from poolkeeper.pool import Pool
+from poolkeeper.queries import Queries
 from poolkeeper.session_policy import ResetPolicy
+from poolkeeper.transactions.methods import TransactionMethods, Transactions
 from poolkeeper.urls import mask_url, redact, split_url
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator, Iterable
+    from collections.abc import Awaitable, Callable, Generator
     from types import TracebackType
 
     from poolkeeper.observability.events import Event
@@ -47,7 +49,7 @@ if TYPE_CHECKING:
     from poolkeeper.snapshot import PoolSnapshot
 
 
-class ConnectionPoolManager:
+class ConnectionPoolManager(Queries, TransactionMethods):
     """A PostgreSQL connection pool that comes back by itself.
 
     Has the interface of ``asyncpg.Pool`` and is opened the same way::
@@ -103,6 +105,15 @@ class ConnectionPoolManager:
         self._connect_args = (config.database_url, connect_kwargs)
         policy = ResetPolicy(config.reset if reset is None else reset)
         self._pool = self._make_pool(policy, setup)
+        self._transactions = Transactions(
+            self._pool,
+            lambda: self._config,
+            counters=self._counters,
+            emit=self._bus.emit,
+            rng=self._rng,
+            employ=self._employ,
+        )
+        self._retries = self._transactions.retries
         self._log = StructlogSink(secrets=self._secrets())
         self._bus.add(self._log)
 
@@ -262,6 +273,12 @@ class ConnectionPoolManager:
         reconnect = ReconnectKeeper(pool, lambda: endpoints_of(*self._connect_args))
         self._keepers.append(reconnect)
         self._bus.add(reconnect.notice)
+
+    def _employ(self, keeper: Keeper) -> None:
+        """Start a duty that the pool has taken on while open."""
+        if self._pool.state.phase is Phase.OPEN:
+            keeper.start()
+            self._keepers.append(keeper)
 
     async def close(self, timeout: float | None = None) -> None:
         """Finish: waiters get ``PoolClosedError`` at once, borrowers may end their work.
@@ -438,116 +455,6 @@ class ConnectionPoolManager:
                 "connection to the pool that acquire() was called on."
             )
         self._pool.release(connection)
-
-    async def _borrow(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        pool = self._pool
-        if method != "execute" and pool.driver.name == "psycopg":
-            raise PoolUsageError(
-                f"psycopg has no {method}(). Suggestion: use `async with pool.acquire() as "
-                "connection:` and psycopg's own methods, or a postgresql:// URL for asyncpg."
-            )
-        lease = pool.acquire_nowait(depth=4)
-        if lease is None:
-            lease = await pool.wait(None, depth=4)
-        try:
-            return await getattr(lease, method)(*args, **kwargs)
-        finally:
-            pool.release(lease)
-
-    async def execute(self, query: str, *args: Any, timeout: float | None = None) -> Any:
-        """Borrow a connection and run ``Connection.execute`` on it.
-
-        ``timeout`` (seconds) bounds the statement, not the wait for a connection. Raises what
-        ``acquire`` raises, before anything is sent, and the driver's errors. Cancelling it
-        cancels the statement and gives the connection back. The same holds for the methods
-        below, which psycopg does not have: with it they raise ``PoolUsageError``.
-        """
-        if timeout is None:
-            return await self._borrow("execute", query, *args)
-        return await self._borrow("execute", query, *args, timeout=timeout)
-
-    async def executemany(
-        self, command: str, args: Iterable[Any], *, timeout: float | None = None
-    ) -> None:
-        """Borrow a connection and run ``Connection.executemany`` on it, see ``execute``."""
-        await self._borrow("executemany", command, args, timeout=timeout)
-
-    async def fetch(
-        self,
-        query: str,
-        *args: Any,
-        timeout: float | None = None,
-        record_class: type | None = None,
-    ) -> list[Any]:
-        """Borrow a connection and run ``Connection.fetch`` on it, see ``execute``."""
-        rows: list[Any] = await self._borrow(
-            "fetch", query, *args, timeout=timeout, record_class=record_class
-        )
-        return rows
-
-    async def fetchval(
-        self, query: str, *args: Any, column: int = 0, timeout: float | None = None
-    ) -> Any:
-        """Borrow a connection and run ``Connection.fetchval`` on it, see ``execute``."""
-        return await self._borrow("fetchval", query, *args, column=column, timeout=timeout)
-
-    async def fetchrow(
-        self,
-        query: str,
-        *args: Any,
-        timeout: float | None = None,
-        record_class: type | None = None,
-    ) -> Any:
-        """Borrow a connection and run ``Connection.fetchrow`` on it, see ``execute``."""
-        return await self._borrow(
-            "fetchrow", query, *args, timeout=timeout, record_class=record_class
-        )
-
-    async def fetchmany(
-        self,
-        query: str,
-        args: Iterable[Any],
-        *,
-        timeout: float | None = None,
-        record_class: type | None = None,
-    ) -> list[Any]:
-        """Borrow a connection and run ``Connection.fetchmany`` on it, see ``execute``."""
-        rows: list[Any] = await self._borrow(
-            "fetchmany", query, args, timeout=timeout, record_class=record_class
-        )
-        return rows
-
-    async def copy_from_table(self, table_name: str, **options: Any) -> str:
-        """Borrow a connection and run ``Connection.copy_from_table`` on it.
-
-        Raises and is cancelled as ``execute``; asyncpg only.
-        """
-        status: str = await self._borrow("copy_from_table", table_name, **options)
-        return status
-
-    async def copy_from_query(self, query: str, *args: Any, **options: Any) -> str:
-        """Borrow a connection and run ``Connection.copy_from_query`` on it.
-
-        Raises and is cancelled as ``execute``; asyncpg only.
-        """
-        status: str = await self._borrow("copy_from_query", query, *args, **options)
-        return status
-
-    async def copy_to_table(self, table_name: str, **options: Any) -> str:
-        """Borrow a connection and run ``Connection.copy_to_table`` on it.
-
-        Raises and is cancelled as ``execute``; asyncpg only.
-        """
-        status: str = await self._borrow("copy_to_table", table_name, **options)
-        return status
-
-    async def copy_records_to_table(self, table_name: str, **options: Any) -> str:
-        """Borrow a connection and run ``Connection.copy_records_to_table`` on it.
-
-        Raises and is cancelled as ``execute``; asyncpg only.
-        """
-        status: str = await self._borrow("copy_records_to_table", table_name, **options)
-        return status
 
     # Reports ----------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from poolkeeper.core.availability import Failure
+from poolkeeper.endpoints import NoHostFits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,6 +18,7 @@ INVALID_AUTHORIZATION = "28000"
 INVALID_PASSWORD = "28P01"  # noqa: S105 - a SQLSTATE
 INVALID_CATALOG_NAME = "3D000"
 QUERY_CANCELED = "57014"
+PROTOCOL_VIOLATION = "08P01"
 
 STARTING = frozenset({CANNOT_CONNECT_NOW, ADMIN_SHUTDOWN, CRASH_SHUTDOWN})
 """The server is there and says: not now."""
@@ -51,6 +53,15 @@ MESSAGES = {
 """libpq reports a refused login as text alone. Server messages in another language do not match
 and count as UNAVAILABLE, which is retried."""
 
+POOLER_MESSAGES = {
+    "no such user": INVALID_AUTHORIZATION,
+    "no such database": INVALID_CATALOG_NAME,
+    "no more connections allowed": TOO_MANY_CONNECTIONS,
+}
+"""What PgBouncer means by 08P01, which it says whatever happens. Anything else it says so
+("server login has been failing", "query_wait_timeout", "server conn crashed?") means that the
+server behind it is gone or does not answer."""
+
 
 def chain(error: BaseException) -> Iterator[BaseException]:
     """Walk ``error`` and what caused it: the real reason is often one level down."""
@@ -63,9 +74,18 @@ def chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def sqlstate_of(error: BaseException) -> str | None:
-    """The SQLSTATE of ``error`` or of its nearest cause that has one."""
+    """The SQLSTATE of ``error`` or of its nearest cause that has one.
+
+    For an error of a pooler it is the one PostgreSQL would have used.
+    """
+    if isinstance(error, NoHostFits):
+        # Its text repeats what each host said; only one of them counts.
+        return None if error.__cause__ is None else sqlstate_of(error.__cause__)
     for link in chain(error):
         code = getattr(link, "sqlstate", None)
+        if code == PROTOCOL_VIOLATION:
+            text = str(link)
+            return next((code for part, code in POOLER_MESSAGES.items() if part in text), code)
         if isinstance(code, str):
             return code
     text = str(error)
@@ -73,7 +93,8 @@ def sqlstate_of(error: BaseException) -> str | None:
         return INVALID_AUTHORIZATION
     if 'database "' in text and '" does not exist' in text:
         return INVALID_CATALOG_NAME
-    return next((code for phrase, code in MESSAGES.items() if phrase in text), None)
+    messages = MESSAGES | POOLER_MESSAGES
+    return next((code for phrase, code in messages.items() if phrase in text), None)
 
 
 def connect_failure(error: BaseException) -> Failure:

@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from poolkeeper import __version__
+from poolkeeper.cli import drill as drill_command
+from poolkeeper.cli import init_db as init_db_command
 from poolkeeper.cli import serve as serve_command
 from poolkeeper.cli.check import command as check_command
 from poolkeeper.cli.errors import RUNTIME_FAILURE, CommandError
@@ -23,6 +25,8 @@ app = typer.Typer(
 )
 app.command(help=serve_command.HELP_TEXT)(serve_command.serve)
 app.command(help=check_command.HELP_TEXT)(check_command.check)
+app.command(help=init_db_command.HELP_TEXT)(init_db_command.init_db)
+app.command(help=drill_command.HELP_TEXT)(drill_command.drill)
 
 
 def _print_version(wanted: bool) -> None:

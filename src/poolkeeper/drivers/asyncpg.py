@@ -14,7 +14,9 @@ from asyncpg import connect_utils
 
 from poolkeeper.config import PoolConfig
 from poolkeeper.drivers.asyncpg_lease import PooledConnection, asyncpg_lease_released
-from poolkeeper.drivers.base import Condition, backends_of, backends_query
+from poolkeeper.drivers.asyncpg_transaction import PooledTransaction
+from poolkeeper.drivers.base import IDENTITY, Condition, Identity, backends_of, backends_query
+from poolkeeper.drivers.hosts import Hosts
 from poolkeeper.drivers.keepalive import keep_alive
 from poolkeeper.drivers.silence import silent_for
 from poolkeeper.exceptions import PoolConfigurationError
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from poolkeeper.core.availability import Failure
     from poolkeeper.core.slots import Slot
     from poolkeeper.drivers.base import Backends, Notes, Owner
+    from poolkeeper.endpoints import Host
 
 __all__ = ["AsyncpgDriver", "AsyncpgSession", "PooledConnection"]
 
@@ -43,13 +46,27 @@ class AsyncpgSession:
     tests fail if a new version moves them.
     """
 
-    __slots__ = ("_lost", "_notes", "_owner", "connection", "endpoint", "server_version")
+    __slots__ = (
+        "_finishing",
+        "_identified",
+        "_lost",
+        "_notes",
+        "_owner",
+        "connection",
+        "endpoint",
+        "identity",
+        "server_version",
+    )
 
     def __init__(self, connection: Any, owner: Owner, notes: Notes) -> None:
         self.connection = connection
         self._owner = owner
         self._notes = notes
         self._lost: Callable[[], None] | None = None
+        # A COMMIT whose caller has left.
+        self._finishing: asyncio.Task[str] | None = None
+        self._identified = False
+        self.identity: Identity | None = None
         self.endpoint = connection._addr
         # The first word only: distributions add their own.
         self.server_version = connection.get_settings().server_version.split()[0]
@@ -90,8 +107,11 @@ class AsyncpgSession:
         if not protocol.is_connected():
             return CLOSED
         cancelling = protocol._is_cancelling()
+        finishing = None
         if (connection._stmt_exclusive_section._acquired or lease._running) and not cancelling:
-            return BUSY
+            finishing = self._finishing = lease._finishing
+            if finishing is None or finishing.done():
+                return BUSY
         if connection._listeners or connection._log_listeners:
             self._warn_of_listeners()
             lease._dirty |= 1
@@ -99,6 +119,7 @@ class AsyncpgSession:
             return Condition.PREPARED if lease._dirty & 2 else Condition.DIRTY
         if (
             cancelling
+            or finishing is not None
             or lease._unseen
             or protocol.is_in_transaction()
             or connection._top_xact is not None
@@ -120,6 +141,15 @@ class AsyncpgSession:
     def is_busy(self, lease: PooledConnection) -> bool:
         """See ``Session``."""
         return bool(self.connection._stmt_exclusive_section._acquired or lease._running)
+
+    def parameter(self, name: str) -> str | None:
+        """See ``HostSession``."""
+        value: str | None = getattr(self.connection.get_settings(), name, None)
+        return value
+
+    async def ask(self, query: str) -> Any:
+        """See ``HostSession``."""
+        return await self.connection.fetchval(query)
 
     def statements_begun(self) -> int:
         """See ``Session``."""
@@ -148,6 +178,12 @@ class AsyncpgSession:
     async def clean(self, recipe: str) -> None:
         """See ``Session``."""
         connection = self.connection
+        finishing, self._finishing = self._finishing, None
+        if finishing is not None:
+            # Nobody but us waits for the answer to this COMMIT any more.
+            await asyncio.wait({finishing})
+            if not finishing.cancelled():
+                finishing.exception()
         await connection._protocol._wait_for_cancellation(None)
         connection._listeners.clear()
         connection._log_listeners.clear()
@@ -163,6 +199,26 @@ class AsyncpgSession:
             await connection.execute("SELECT 1")
         if recipe:
             await connection.execute(recipe)
+
+    async def begin(
+        self, lease: PooledConnection, *, isolation: str | None, readonly: bool, deferrable: bool
+    ) -> PooledTransaction:
+        """See ``TransactionalSession``."""
+        transaction = PooledTransaction(lease, isolation, readonly, deferrable)
+        await transaction.start()
+        return transaction
+
+    async def run_script(self, sql: str) -> str:
+        """See ``TransactionalSession``."""
+        status: str = await self.connection.execute(sql)
+        return status
+
+    async def identify(self) -> None:
+        """See ``TransactionalSession``."""
+        if not self._identified:
+            identity = Identity(*await self.connection.fetchrow(IDENTITY))
+            self._identified = True
+            self.identity = identity if identity.pid == self.backend_pid() else None
 
     async def cancel(self) -> None:
         """See ``Session``."""
@@ -233,15 +289,37 @@ class AsyncpgDriver:
         """Use other arguments from the next connection on."""
         self._dsn = dsn
         self._kwargs = connect_kwargs
+        # A replacement for ``asyncpg.connect`` knows itself where to go.
+        choose = self._connect is asyncpg.connect
+        self.hosts = Hosts(dsn, connect_kwargs, self._dial, choose=choose)
 
     async def connect(self, timeout: float) -> AsyncpgSession:
         """See ``Driver``."""
+        return await self._initialized(await self.hosts.connect(timeout))
+
+    async def connect_beside(self, session: Any, timeout: float) -> AsyncpgSession:
+        """See ``Driver``."""
+        return await self._initialized(await self.hosts.connect_to(session.endpoint, timeout))
+
+    async def _initialized(self, session: AsyncpgSession) -> AsyncpgSession:
+        if self._init is not None:
+            try:
+                await self._init(session.connection)
+            except BaseException:
+                session.abort()
+                raise
+        return session
+
+    async def _dial(self, host: Host | None, timeout: float) -> AsyncpgSession:
+        kwargs = {"timeout": timeout, **self._kwargs}
+        if host is not None:
+            kwargs |= {"host": host.host, "port": host.port, "target_session_attrs": "any"}
         connection: Any = await self._connect(
             self._dsn,
             loop=asyncio.get_running_loop(),
             connection_class=self._connection_class,
             record_class=self._record_class,
-            **{"timeout": timeout, **self._kwargs},
+            **kwargs,
         )
         if not isinstance(connection, self._connection_class):
             good, bad = self._connection_class, type(connection)
@@ -253,18 +331,10 @@ class AsyncpgDriver:
             raise asyncpg.InterfaceError(msg)
         transport = connection._transport
         keep_alive(transport.get_extra_info("socket") if transport is not None else None)
-        if self._init is not None:
-            try:
-                await self._init(connection)
-            except BaseException:
-                connection.terminate()
-                raise
-        return AsyncpgSession(connection, self._owner, self._notes)
-
-    async def connect_beside(self, session: Any, timeout: float) -> AsyncpgSession:
-        """See ``Driver``."""
-        del session
-        return await self.connect(timeout)
+        session = AsyncpgSession(connection, self._owner, self._notes)
+        if host is not None:
+            session.endpoint = host
+        return session
 
     def failure(self, error: BaseException) -> Failure:
         """See ``Driver``."""

@@ -18,6 +18,7 @@ from poolkeeper.drivers.asyncpg_cached import (
     run_cached,
 )
 from poolkeeper.drivers.asyncpg_prepared import PooledPreparedStatement
+from poolkeeper.drivers.asyncpg_transaction import PooledTransaction
 from poolkeeper.exceptions import PoolUsageError
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class PooledConnection(asyncpg_connection._ConnectionProxy):  # type: ignore[mis
         "_code",
         "_con",
         "_dirty",
+        "_finishing",
         "_last_query",
         "_lasti",
         "_notes",
@@ -84,6 +86,8 @@ class PooledConnection(asyncpg_connection._ConnectionProxy):  # type: ignore[mis
         self._running = 0
         # Statements run through an object of asyncpg's that reports to nobody.
         self._unseen = False
+        # A COMMIT sent and perhaps not answered yet.
+        self._finishing: Any = None
         self._last_query: Any = None
 
     @property
@@ -256,6 +260,14 @@ async def copy_from_query(self: PooledConnection, query: str, *args: Any, **kwar
     return await _running(self, guarded(con, con.copy_from_query(query, *args, **kwargs)))
 
 
+def transaction(
+    self: PooledConnection, *, isolation: Any = None, readonly: Any = False, deferrable: Any = False
+) -> PooledTransaction:
+    """See asyncpg, and ``PooledTransaction`` for what differs."""
+    self._con._check_open()
+    return PooledTransaction(self, isolation, readonly, deferrable)
+
+
 def _install() -> None:
     """Give ``PooledConnection`` every public method of ``asyncpg.Connection``."""
     own: dict[str, Callable[..., Any]] = {
@@ -264,6 +276,7 @@ def _install() -> None:
         "fetch": fetch,
         "fetchrow": fetchrow,
         "fetchval": fetchval,
+        "transaction": transaction,
     }
     for name in dir(asyncpg.Connection):
         method = getattr(asyncpg.Connection, name)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from poolkeeper.deadlines import STALL_TURNS
+from poolkeeper.exceptions import TransactionRolledBackError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Hashable, Sequence
@@ -178,3 +182,92 @@ class Driver(Protocol):
 
     def forget_types(self, session: Any) -> None:
         """Drop cached type information of one connection."""
+
+
+class OpenTransaction(Protocol):
+    """A transaction begun for a borrower, whose own transactions are savepoints in it."""
+
+    def is_open(self) -> bool:
+        """Whether the server has it open, as far as it has answered. No I/O."""
+
+    async def finish(self, sql: str, seconds: float | None) -> str:
+        """End it by one message; return the command tag of the last statement.
+
+        Nothing cancels the statements: a cancelled caller leaves them running, and the session
+        finds out how they ended before it is lent again.
+
+        Raises:
+            TimeoutError: No answer within ``seconds``; the connection has been dropped.
+        """
+
+    async def roll_back(self) -> None:
+        """Undo it, if the server still has it open."""
+
+
+class Identity(NamedTuple):
+    """One server process, told from later ones with its number by when it began."""
+
+    pid: int
+    started: str
+
+
+IDENTITY = (
+    "SELECT pid, extract(epoch FROM backend_start)::text"
+    " FROM pg_stat_get_activity(pg_backend_pid())"
+)
+
+
+class TransactionalSession(Session, Protocol):
+    """A session of a server that speaks SQL."""
+
+    identity: Identity | None
+    """What ``identify`` has learnt."""
+
+    async def begin(
+        self, lease: Any, *, isolation: str | None, readonly: bool, deferrable: bool
+    ) -> OpenTransaction:
+        """Open a transaction for the borrower, in one round trip."""
+
+    async def run_script(self, sql: str) -> str:
+        """Run statements in one message; return the command tag of the last one."""
+
+    async def identify(self) -> None:
+        """Learn which server process this is, once; nothing behind a pooler."""
+
+
+def session_of(lease: Any) -> Any:
+    """The session behind a borrowed connection."""
+    return lease._slot.connection
+
+
+def is_lost(lease: Any) -> bool:
+    """Whether the connection behind a lease is gone, or the pool has cut it off."""
+    session = lease._slot.connection
+    return session is None or session.is_closed()
+
+
+async def answered(
+    work: asyncio.Task[str], seconds: float | None, *, give_up: Callable[[], None]
+) -> str:
+    """Wait for a COMMIT without ever cancelling it; ``give_up`` on it after ``seconds``."""
+    await asyncio.wait({work}, timeout=seconds)
+    if not work.done():
+        for _ in range(STALL_TURNS):
+            await asyncio.sleep(0)
+    if not work.done():
+        give_up()
+        raise TimeoutError(
+            f"COMMIT was not answered within {seconds:.3g} s and its connection was dropped; "
+            "whether it took effect is unknown. Suggestion: use run_transaction(), which finds out."
+        )
+    return work.result()
+
+
+def swallowed_error(status: str) -> TransactionRolledBackError:
+    """The server rolled back what was to be committed, and said so in the command tag alone."""
+    return TransactionRolledBackError(
+        f"The server answered COMMIT with {status}: a statement of the transaction had failed, and "
+        "its error was swallowed, so nothing was committed. Suggestion: let the error leave the "
+        "transaction block, or put a statement that may fail into a block of its own "
+        "(`async with connection.transaction():`), which is a savepoint."
+    )

@@ -7,14 +7,18 @@ import contextlib
 import inspect
 import os
 import socket
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.rows import tuple_row
 
-from poolkeeper.drivers.base import Condition, backends_of, backends_query
+from poolkeeper.drivers.base import IDENTITY, Condition, Identity, backends_of, backends_query
+from poolkeeper.drivers.hosts import Hosts
 from poolkeeper.drivers.psycopg_lease import PooledPsycopgConnection, psycopg_lease_released
+from poolkeeper.drivers.psycopg_transaction import PooledPsycopgTransaction, script
 from poolkeeper.drivers.silence import silent_for
 from poolkeeper.sqlstate import connect_failure
 
@@ -24,8 +28,9 @@ if TYPE_CHECKING:
     from poolkeeper.core.availability import Failure
     from poolkeeper.core.slots import Slot
     from poolkeeper.drivers.base import Backends, Notes, Owner
+    from poolkeeper.endpoints import Host
 
-FINISH_RETRY_SECONDS = 0.05
+CANCEL_SECONDS = 1.0
 
 KEEPALIVE = {
     "keepalives_idle": 1,
@@ -42,6 +47,9 @@ class PsycopgSession:
     __slots__ = (
         "_aborted",
         "_defaults",
+        "_ending",
+        "_finishing",
+        "_identified",
         "_loop",
         "_lost",
         "_notes",
@@ -52,6 +60,7 @@ class PsycopgSession:
         "begun",
         "connection",
         "endpoint",
+        "identity",
         "server_version",
     )
 
@@ -63,8 +72,13 @@ class PsycopgSession:
         self._notes = notes
         self._lost: Callable[[], None] | None = None
         self._aborted = False
-        self._defaults = connection.row_factory, connection.prepare_threshold
+        self.keep_defaults()
         self._working = False
+        connection._try_cancel = partial(_try_cancel, connection)  # type: ignore[method-assign]
+        # A COMMIT whose caller has left.
+        self._finishing: asyncio.Task[str] | None = None
+        self._identified = False
+        self.identity: Identity | None = None
         self.begun = 0
         self._loop = asyncio.get_running_loop()
         # A second descriptor of the same socket: psycopg registers and removes its own with the
@@ -74,6 +88,11 @@ class PsycopgSession:
         self.endpoint = (connection.info.host, connection.info.port)
         version = connection.info.server_version
         self.server_version = f"{version // 10000}.{version % 10000}"
+
+    def keep_defaults(self) -> None:
+        """Restore after each use what the connection has now."""
+        connection = self.connection
+        self._defaults = connection.row_factory, connection.prepare_threshold
 
     def on_lost(self, callback: Callable[[], None]) -> None:
         """See ``Session``."""
@@ -141,14 +160,17 @@ class PsycopgSession:
         if self.is_closed():
             return Condition.CLOSED
         if self.connection.lock.locked():
-            return Condition.BUSY
-        self._rest()
+            finishing = self._finishing = lease._finishing
+            if finishing is None or finishing.done():
+                return Condition.BUSY
+        else:
+            self._rest()
         status = self.connection.pgconn.transaction_status
         if status == pq.TransactionStatus.UNKNOWN:
             return Condition.CLOSED
         if lease._dirty:
             return Condition.PREPARED if lease._dirty & 2 else Condition.DIRTY
-        if status != pq.TransactionStatus.IDLE:
+        if status != pq.TransactionStatus.IDLE or self.connection._num_transactions:
             return Condition.UNFINISHED
         return Condition.CLEAN
 
@@ -163,6 +185,17 @@ class PsycopgSession:
         return self.connection.lock.locked() and (
             self.connection.pgconn.transaction_status == pq.TransactionStatus.ACTIVE
         )
+
+    def parameter(self, name: str) -> str | None:
+        """See ``HostSession``."""
+        value = self.connection.pgconn.parameter_status(name.encode())
+        return None if value is None else value.decode()
+
+    async def ask(self, query: str) -> Any:
+        """See ``HostSession``."""
+        async with self.connection.cursor(row_factory=tuple_row) as cursor:
+            row = await (await cursor.execute(query, prepare=False)).fetchone()
+        return None if row is None else row[0]
 
     def statements_begun(self) -> int:
         """See ``Session``. Those of cursors are not counted; the kernel's word covers them."""
@@ -190,6 +223,14 @@ class PsycopgSession:
         self._working = True
         connection = self.connection
         try:
+            finishing, self._finishing = self._finishing, None
+            if finishing is not None:
+                # Nobody but us waits for the answer to this COMMIT any more.
+                await asyncio.wait({finishing})
+                if not finishing.cancelled():
+                    finishing.exception()
+            # Blocks of the borrower that were left without their end.
+            connection._num_transactions = 0
             if connection.pgconn.transaction_status != pq.TransactionStatus.IDLE:
                 await connection.rollback()
             # What psycopg keeps on its own side, no SQL resets.
@@ -214,6 +255,43 @@ class PsycopgSession:
             await self.connection.execute(sql, prepare=False)
         finally:
             self._rest()
+
+    async def begin(
+        self,
+        lease: PooledPsycopgConnection,
+        *,
+        isolation: str | None,
+        readonly: bool,
+        deferrable: bool,
+    ) -> PooledPsycopgTransaction:
+        """See ``TransactionalSession``."""
+        words = ["BEGIN"]
+        if isolation is not None:
+            words.append(f"ISOLATION LEVEL {isolation.replace('_', ' ').upper()}")
+        if readonly:
+            words.append("READ ONLY")
+        if deferrable:
+            words.append("DEFERRABLE")
+        begin = " ".join(words).encode()
+        return await PooledPsycopgTransaction(lease, begin=begin).__aenter__()
+
+    async def run_script(self, sql: str) -> str:
+        """See ``TransactionalSession``."""
+        connection = self.connection
+        async with connection.lock:
+            return await connection.wait(script(connection, sql))
+
+    async def identify(self) -> None:
+        """See ``TransactionalSession``."""
+        if not self._identified:
+            cursor = await self.connection.cursor(row_factory=tuple_row).execute(
+                IDENTITY, prepare=False
+            )
+            row = await cursor.fetchone()
+            assert row is not None
+            identity = Identity(*row)
+            self._identified = True
+            self.identity = identity if identity.pid == self.backend_pid() else None
 
     async def cancel(self) -> None:
         """See ``Session``."""
@@ -243,14 +321,32 @@ class PsycopgSession:
 
     def _finish(self) -> None:
         if self.connection.lock.locked() and not self._loop.is_closed():
-            self._loop.call_later(FINISH_RETRY_SECONDS, self._finish)
+            # A task and not a timer: a loop that ends lets its tasks come to their end.
+            self._ending = self._loop.create_task(self._finish_when_free())
         else:
-            self.connection.pgconn.finish()
-            self.connection._closed = True
+            self._finish_now()
+
+    async def _finish_when_free(self) -> None:
+        try:
+            async with self.connection.lock:
+                pass
+        finally:
+            self._finish_now()
+
+    def _finish_now(self) -> None:
+        self.connection.pgconn.finish()
+        self.connection._closed = True
 
     def describe_use(self, lease: PooledPsycopgConnection) -> str | None:
         """See ``Session``."""
         return lease._last_query
+
+
+async def _try_cancel(
+    connection: psycopg.AsyncConnection[Any], *, timeout: float = CANCEL_SECONDS
+) -> None:
+    """Ask the server to stop a statement whose task was cancelled; psycopg would wait for 5 s."""
+    await psycopg.AsyncConnection._try_cancel(connection, timeout=min(timeout, CANCEL_SECONDS))
 
 
 class PsycopgDriver:
@@ -280,17 +376,36 @@ class PsycopgDriver:
         self._owner = owner
         self._notes = notes
         self._init = init
-        self._dsn: str | None = dsn
-        self._kwargs = connect_kwargs
+        self.set_connect_args(dsn, **connect_kwargs)
 
     def set_connect_args(self, dsn: str | None, **connect_kwargs: Any) -> None:
         """See ``Driver``."""
         self._dsn = dsn
         self._kwargs = connect_kwargs
+        self.hosts = Hosts(dsn, connect_kwargs, self._dial)
 
     async def connect(self, timeout: float) -> PsycopgSession:
         """See ``Driver``."""
+        return await self._initialized(await self.hosts.connect(timeout))
+
+    async def connect_beside(self, session: Any, timeout: float) -> PsycopgSession:
+        """See ``Driver``."""
+        return await self._initialized(await self.hosts.connect_to(session.endpoint, timeout))
+
+    async def _initialized(self, session: PsycopgSession) -> PsycopgSession:
+        if self._init is not None:
+            try:
+                await self._init(session.connection)
+            except BaseException:
+                session.abort()
+                raise
+            session.keep_defaults()
+        return session
+
+    async def _dial(self, host: Host | None, timeout: float) -> PsycopgSession:
         kwargs = dict(self._kwargs)
+        if host is not None:
+            kwargs |= {"host": host.host, "port": host.port, "target_session_attrs": "any"}
         settings = dict(kwargs.pop("server_settings", {}))
         command_timeout = kwargs.pop("command_timeout", None)
         if command_timeout is not None:
@@ -312,18 +427,10 @@ class PsycopgDriver:
                 **kwargs,
             },
         )
-        if self._init is not None:
-            try:
-                await self._init(connection)
-            except BaseException:
-                connection.pgconn.finish()
-                raise
-        return PsycopgSession(connection, self._owner, self._notes)
-
-    async def connect_beside(self, session: Any, timeout: float) -> PsycopgSession:
-        """See ``Driver``."""
-        del session
-        return await self.connect(timeout)
+        session = PsycopgSession(connection, self._owner, self._notes)
+        if host is not None:
+            session.endpoint = host
+        return session
 
     def failure(self, error: BaseException) -> Failure:
         """See ``Driver``."""

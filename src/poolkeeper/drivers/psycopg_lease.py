@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import psycopg
 
+from poolkeeper.drivers.psycopg_transaction import PooledPsycopgTransaction
 from poolkeeper.exceptions import PoolUsageError
 
 if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
     from poolkeeper.core.slots import Slot
     from poolkeeper.drivers.base import Notes, Owner
 
@@ -30,9 +33,7 @@ class _Released:
 
 psycopg_lease_released: Any = _Released()
 
-HARMLESS = frozenset(
-    {"closed", "broken", "info", "transaction", "commit", "rollback", "cancel", "cancel_safe"}
-)
+HARMLESS = frozenset({"closed", "broken", "info", "commit", "rollback", "cancel", "cancel_safe"})
 """What can be asked of a connection without leaving session state that a rollback would miss."""
 
 
@@ -48,6 +49,7 @@ class PooledPsycopgConnection:
         "_code",
         "_con",
         "_dirty",
+        "_finishing",
         "_last_query",
         "_lasti",
         "_notes",
@@ -63,6 +65,8 @@ class PooledPsycopgConnection:
         self._notes = notes
         self._dirty = 0
         self._last_query: str | None = None
+        # A COMMIT sent and perhaps not answered yet.
+        self._finishing: Any = None
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in OWN:
@@ -79,7 +83,10 @@ class PooledPsycopgConnection:
         if not isinstance(query, str) or query not in self._notes.clean:
             self._dirty |= self._notes.mark(query)
         slot = self._slot
-        slot.connection.begun += 1
+        session = slot.connection
+        # None: the pool has cut the connection off, and the driver will say so.
+        if session is not None:
+            session.begun += 1
         try:
             return await self._con.execute(query, params, **options)
         except psycopg.errors.ReadOnlySqlTransaction as error:
@@ -89,6 +96,19 @@ class PooledPsycopgConnection:
             if slot.error is not None:
                 error.add_note(slot.error)
             raise
+
+    def transaction(
+        self,
+        savepoint_name: str | None = None,
+        force_rollback: bool = False,  # noqa: FBT001, FBT002 - psycopg's signature
+    ) -> AbstractAsyncContextManager[psycopg.AsyncTransaction]:
+        """Run ``AsyncConnection.transaction``; see ``PooledPsycopgTransaction``."""
+        if self._con._pipeline:
+            transaction: AbstractAsyncContextManager[psycopg.AsyncTransaction] = (
+                self._con.transaction(savepoint_name, force_rollback)
+            )
+            return transaction
+        return PooledPsycopgTransaction(self, savepoint_name, force_rollback)
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._con, name)

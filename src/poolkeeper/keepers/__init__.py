@@ -1,6 +1,7 @@
 """Background duties of an open pool: one each, all with the same start and stop."""
 
 from poolkeeper.keepers.leaks import LeakKeeper
+from poolkeeper.keepers.ledger import LedgerKeeper
 from poolkeeper.keepers.liveness import LivenessKeeper
 from poolkeeper.keepers.reconnect import ReconnectKeeper
 from poolkeeper.keepers.retirement import RetirementKeeper
@@ -10,6 +11,7 @@ from poolkeeper.keepers.stalls import StallKeeper
 __all__ = [
     "Keeper",
     "LeakKeeper",
+    "LedgerKeeper",
     "LivenessKeeper",
     "ReconnectKeeper",
     "RetirementKeeper",

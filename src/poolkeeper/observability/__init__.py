@@ -17,6 +17,7 @@ from poolkeeper.observability.events import (
     PoolInitialized,
     PoolUtilizationHigh,
     ReconnectAttempt,
+    TransactionResolved,
 )
 from poolkeeper.observability.health import HealthReport, build_health_report
 from poolkeeper.observability.statistics import (
@@ -48,5 +49,6 @@ __all__ = [
     "PoolUtilizationHigh",
     "ReconnectAttempt",
     "StatisticsSource",
+    "TransactionResolved",
     "build_health_report",
 ]

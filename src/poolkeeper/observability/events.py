@@ -105,6 +105,22 @@ class DatabaseReconnected(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FailoverDetected(Event):
+    """Another of several hosts is the primary now; connections to the old one are cut off.
+
+    ``reason`` is the evidence, ``timeline`` the one the new primary writes on, if it said.
+    """
+
+    name = "failover_detected"
+    level = "warning"
+
+    reason: str
+    from_host: str
+    to_host: str
+    timeline: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionRecycled(Event):
     """A connection was closed by the pool, for the ``reason`` the statistics count it under.
 
@@ -191,6 +207,22 @@ class PoolClosed(Event):
     elapsed_seconds: float
     connections_closed: int
     connections_terminated: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransactionResolved(Event):
+    """The answer to a COMMIT was lost, and the database was asked what became of it.
+
+    ``outcome`` is ``committed``, ``aborted``, or ``unknown`` when it could not be asked in time.
+    """
+
+    name = "transaction_resolved"
+    level = "warning"
+
+    transaction_id: str
+    outcome: str
+    attempts: int
+    elapsed_seconds: float
 
 
 class EventBus:

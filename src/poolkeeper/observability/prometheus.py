@@ -80,6 +80,21 @@ _COUNTERS: tuple[tuple[str, str, Callable[[PoolStatistics], float]], ...] = (
         "Time without a database, including the outage going on now.",
         lambda s: s.outage_seconds,
     ),
+    (
+        "retries",
+        "Statements and transactions run again by the pool.",
+        lambda s: s.total_retries,
+    ),
+    (
+        "transactions_resolved",
+        "Unanswered COMMITs whose outcome was found out.",
+        lambda s: s.total_transactions_resolved,
+    ),
+    (
+        "transactions_unknown",
+        "Unanswered COMMITs whose outcome could not be found out in time.",
+        lambda s: s.total_transactions_unknown,
+    ),
 )
 
 _HISTOGRAMS: tuple[tuple[str, str, Callable[[PoolStatistics], HistogramSnapshot]], ...] = (

@@ -144,6 +144,9 @@ class PoolCounters:
         peak_wait_seconds: Longest wait of a granted acquire.
         total_outages: Outages begun.
         outage_seconds: Length of the outages that are over.
+        total_retries: Statements and transactions run again by the pool.
+        total_transactions_resolved: Unanswered COMMITs whose outcome could be found out.
+        total_transactions_unknown: Those whose outcome could not, in time.
         last_error: Text of the latest failure to reach the database, free of secrets.
     """
 
@@ -160,6 +163,9 @@ class PoolCounters:
     peak_wait_seconds: float = 0.0
     total_outages: int = 0
     outage_seconds: float = 0.0
+    total_retries: int = 0
+    total_transactions_resolved: int = 0
+    total_transactions_unknown: int = 0
     last_error: str | None = None
     wait: Histogram = field(default_factory=Histogram)
     use: Histogram = field(default_factory=Histogram)
@@ -203,6 +209,9 @@ class PoolStatistics:
     peak_wait_seconds: float
     total_outages: int
     outage_seconds: float
+    total_retries: int
+    total_transactions_resolved: int
+    total_transactions_unknown: int
 
     wait_seconds: HistogramSnapshot
     use_seconds: HistogramSnapshot
@@ -262,6 +271,9 @@ class PoolStatistics:
             peak_wait_seconds=counters.peak_wait_seconds,
             total_outages=counters.total_outages,
             outage_seconds=counters.outage_seconds + current_outage_seconds,
+            total_retries=counters.total_retries,
+            total_transactions_resolved=counters.total_transactions_resolved,
+            total_transactions_unknown=counters.total_transactions_unknown,
             wait_seconds=counters.wait.snapshot(),
             use_seconds=counters.use.snapshot(),
             create_seconds=counters.create.snapshot(),

@@ -45,8 +45,13 @@ class FaultyPostgres(EmbeddedPostgres):
         self.thaw()
         super().stop(mode, timeout=timeout)
 
-    def copy_to(self, data_dir: Path | str) -> FaultyPostgres:
-        """A stopped server with a copy of this stopped one's data: much quicker than initdb."""
+    def copy_to(
+        self, data_dir: Path | str, *, settings: Mapping[str, str] | None = None
+    ) -> FaultyPostgres:
+        """A stopped server with a copy of this stopped one's data: much quicker than initdb.
+
+        It has the same settings unless others are given.
+        """
         assert not self.is_running, "the files of a running server cannot be copied"
         target = Path(data_dir)
         target.mkdir(parents=True, exist_ok=True)
@@ -54,7 +59,10 @@ class FaultyPostgres(EmbeddedPostgres):
             # keeps owners and modes, and shares blocks where the file system can
             subprocess.run(["cp", "-a", self.data_dir / name, target / name], check=True)
         return FaultyPostgres(
-            target, host=self.host, settings=self._settings, durable=self._durable
+            target,
+            host=self.host,
+            settings=self._settings if settings is None else settings,
+            durable=self._durable,
         )
 
     def restart(self, mode: StopMode = "fast") -> None:
@@ -87,6 +95,11 @@ class FaultyPostgres(EmbeddedPostgres):
         if backend is None:
             for process in self._processes():
                 _suspend(process)
+
+    def freeze_postmaster(self) -> None:
+        """Stops the postmaster alone: sessions go on, newcomers are let in and get no answer."""
+        assert self.pid is not None, "the server is not running"
+        _suspend(psutil.Process(self.pid))
 
     def thaw(self, backend: int | None = None) -> None:
         """Lets frozen processes run again; harmless for those that run."""

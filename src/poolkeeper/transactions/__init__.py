@@ -1,0 +1,1 @@
+"""Transactions that take effect exactly once, and calls that are made again."""
