@@ -135,9 +135,9 @@ def goal_rows(found: Iterable[FaultReport], terms: Terms) -> list[list[str]]:
 COMPARED: dict[str, tuple[Callable[[FaultReport], float | None], float, Callable[[Any], str]]] = {
     "errors": (lambda r: sum(r.errors.values()), 5, str),
     "errors of reads": (lambda r: r.read_errors, 0, str),
-    "unknown": (lambda r: r.unknown, 0, str),
+    "unknown": (lambda r: r.unknown, 2, str),
     "back after": (lambda r: r.recovered_after, 0.1, reports.seconds),
-    "longest gap": (lambda r: r.longest_gap, 0.1, reports.seconds),
+    "longest gap": (lambda r: r.longest_gap, 0.25, reports.seconds),
 }
 
 

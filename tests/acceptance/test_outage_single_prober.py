@@ -93,7 +93,7 @@ async def test_one_login_at_a_time_while_fifty_wait(
                 attempts = len(witness.named("reconnect_attempt"))
                 measured(logins=listener.logins, knocks=listener.knocks, attempts=attempts)
                 assert 1 <= listener.logins <= attempts
-                # beside one that is not answered there is a fresh one, to notice the end of a silence
+                # beside one that is not answered a fresh one, to notice the end of the silence
                 assert listener.most_logins_at_once <= (2 if silent else 1)
                 # the expectation is a dozen; each waiter dialling once would be fifty
                 assert attempts < WAITERS * 4 / 5

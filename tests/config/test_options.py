@@ -124,6 +124,7 @@ POSITIVE = sorted(
         "leak_detection_timeout",
         "lifetime_jitter",
         "max_inactive_connection_lifetime",
+        "max_retries",
         "max_waiting",
         "min_size",
         "outage_patience",

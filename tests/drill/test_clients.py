@@ -12,6 +12,7 @@ from poolkeeper.drill.terms import Terms
 from tests.drill.scripted import Scripted
 
 FEW = replace(Terms(), clients=4, patience=0.3, pause_after_error=0.001)
+WRITERS = 2
 
 
 async def until(condition):
@@ -46,7 +47,7 @@ async def test_a_call_without_an_end_is_hung_and_its_client_is_replaced():
     write = contender.write
 
     async def never_ending(number, sent):
-        if stuck:
+        if len(stuck) == WRITERS:
             return await write(number, sent)
         stuck.add(number)
         while not go.is_set():
@@ -57,17 +58,20 @@ async def test_a_call_without_an_end_is_hung_and_its_client_is_replaced():
         return None
 
     contender.write = never_ending
-    await until(lambda: clients.hung == 1)
-    before = len(clients.writes.acknowledged)
-    await until(lambda: len(clients.writes.acknowledged) > before + 20)
-    await clients.stop()
-    assert await clients.leave() == 1
-    go.set()
+    try:
+        await until(lambda: clients.hung == WRITERS)
+        before = len(clients.writes.acknowledged)
+        await until(lambda: len(clients.writes.acknowledged) > before + 20)
+        await clients.stop()
+        assert await clients.leave() == WRITERS
+    finally:
+        go.set()
     assert await clients.leave() == 0
-    assert clients.hung == 1
+    assert clients.hung == WRITERS
     assert clients.writes.unknown == stuck
-    (hung,) = [call for call in clients.calls if call.error == HUNG]
-    assert hung.ended - hung.started >= FEW.patience
+    hung = [call for call in clients.calls if call.error == HUNG]
+    assert len(hung) == WRITERS
+    assert all(call.ended - call.started >= FEW.patience for call in hung)
 
 
 @pytest.mark.asyncio

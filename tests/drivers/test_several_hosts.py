@@ -49,9 +49,9 @@ class Dialler:
         )
         self.opened = []
 
-    async def __call__(self):
-        async with asyncio.timeout(PATIENCE + 5):
-            session = await self.driver.connect(PATIENCE)
+    async def __call__(self, timeout=PATIENCE):
+        async with asyncio.timeout(timeout + 5):
+            session = await self.driver.connect(timeout)
         self.opened.append(session)
         return session
 
@@ -333,8 +333,11 @@ async def test_of_two_primaries_the_one_on_the_higher_timeline_is_used(
     old = replicated_postgres.primary
     new = await asyncio.to_thread(replicated_postgres.promote)
     for hosts in ([old, new], [new, old]):
-        session = await dialler(url(replicated_postgres, *hosts, driver=driver))()
+        dial = dialler(url(replicated_postgres, *hosts, driver=driver))
+        session = await dial()
         assert session.endpoint == (new.host, new.port)
+        # The connection to the other one fitted as well, until they were compared.
+        await eventually(lambda dial=dial: not dial.sessions_on(old))
     # Known now to be a relic, it is not used even when the right one cannot be reached.
     dial = dialler(url(replicated_postgres, old, new, driver=driver))
     await dial()
@@ -382,7 +385,8 @@ async def test_a_cancelled_search_leaves_nothing_open(cluster, dialler, driver):
         turns = 0
         while True:
             dial.driver.hosts.current = None
-            task = asyncio.ensure_future(dial())
+            # Nothing ends by its timeout here.
+            task = asyncio.ensure_future(dial(timeout=3600))
             for _ in range(turns):
                 await asyncio.sleep(0)
             task.cancel()

@@ -317,8 +317,8 @@ async def pipeline(pool, work):
 @call(*PSYCOPG)
 async def notifies(pool, work):
     async with pool.acquire() as connection:
-        await connection.execute("LISTEN news")
-        await connection.execute(f"NOTIFY news, '{work}'")
+        await connection.execute(f"LISTEN news_{work}")
+        await connection.execute(f"NOTIFY news_{work}, '{work}'")
         async with aclosing(connection.notifies(timeout=20.0, stop_after=1)) as heard:
             assert [notify.payload async for notify in heard] == [str(work)]
     await settled(pool)

@@ -70,7 +70,7 @@ async def run_episode(
     seed: int,
     seconds: float,
     overtime: float = 1.0,
-    peace: tuple[float, float] = (0.02, 0.25),
+    peace: tuple[float, float] = (0.05, 0.45),
 ) -> Episode:
     """Break things for so many seconds, mend them, and judge what is there."""
     history = History(seed=seed)

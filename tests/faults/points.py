@@ -13,11 +13,16 @@ from typing import Any
 
 import asyncpg
 
-from poolkeeper import ConnectionPoolManager, PoolConfig
+from poolkeeper import (
+    ConnectionPoolManager,
+    PoolConfig,
+    TransactionOutcome,
+    TransactionOutcomeUnknownError,
+)
 from poolkeeper.outcomes import Outcome, outcome_of
 from poolkeeper.testing.checker import Bounds, FinalRead, Report, check
 from poolkeeper.testing.embedded import FaultyPostgres
-from poolkeeper.testing.history import History, Type
+from poolkeeper.testing.history import History, describe
 from poolkeeper.testing.proxy import Direction, FaultProxy, Segment, Verdict
 from poolkeeper.transactions.schema import install_script
 from tests.faults.calls import COMMITTED_BEFORE, Call, settled
@@ -96,6 +101,7 @@ async def _terminate_after_delivery(segment: Segment, world: World) -> Verdict:
 
 
 SILENCE = "swallowed, then silence"
+CRASH = "crash after delivery"
 FAULTS = {
     fault.name: fault
     for fault in (
@@ -104,7 +110,8 @@ FAULTS = {
         Fault(
             "delivered, then reset",
             lambda segment, world: Verdict.DELIVER_THEN_RESET,
-            _is_request,
+            # The proxy resets the server's side when it has answered, and it answers no CopyData.
+            lambda step: _is_request(step) and step.types != "d",
         ),
         Fault("delivered, then terminated", _terminate_after_delivery, _runs_something),
     )
@@ -188,13 +195,13 @@ class World:
         name = f"new_{next(_applications)}"
         await self.query(f"CREATE DATABASE {name}")
         url = self.server.dsn(name)
-        connection = await asyncpg.connect(url)
         try:
-            await connection.execute(TABLES)
+            async with _connected(url) as connection:
+                await connection.execute(TABLES)
             yield url
-            await self._read(connection)
+            async with _connected(url) as connection:
+                await self._read(connection)
         finally:
-            await connection.close()
             await self.query(f"DROP DATABASE {name} WITH (FORCE)")
 
     async def dry_run(self, driver: str, call: Call) -> list[Step]:
@@ -207,7 +214,7 @@ class World:
 
         async with self._site(driver, call) as (pool, proxy, _):
             proxy.policy = note
-            work = self._new_work(call)
+            work = self.new_work(call.rows)
             async with asyncio.timeout(EVERY_CALL_SECONDS):
                 await call.work(pool, work)
             proxy.policy = None
@@ -220,16 +227,19 @@ class World:
         async with self._site(point.driver, call) as (pool, proxy, application):
             strike = Strike(point.place, fault)
             proxy.policy = strike
-            error = await self._record(point, pool, self._new_work(call), bound)
+            work = self.new_work(call.rows)
+            doing = asyncio.ensure_future(call.work(pool, work))
+            error = await self.record(str(point), point.fault, work, doing, bound)
             assert strike.segment is not None, f"{point}: no such segment came"
             assert not (call.insists and error), f"{point}: {error!r}"
             # A silent link is noticed when it is used; all others by themselves.
             await strike.felt(by_the_client=point.fault != SILENCE)
             await proxy.heal(links=True)
+            await self.ask(pool, error)
             if call.closes or (call.opens and error):
                 return
             try:
-                await assert_sound(pool, _Sessions(self, application))
+                await assert_sound(pool, Sessions(self, application))
             except BaseException as failure:
                 failure.add_note(str(point))
                 raise
@@ -257,40 +267,58 @@ class World:
             finally:
                 await pool.close()
                 await proxy.heal(links=True)
-            await self._emptied(application, 0)
+            await self.emptied(application, 0)
 
-    def _new_work(self, call: Call) -> int:
+    def new_work(self, rows: int) -> int:
+        """The id of a work that leaves so many rows, all or none."""
         work = next(_works)
-        self._expected[work] = call.rows
+        self._expected[work] = rows
         return work
 
-    async def _record(self, point: Point, pool, work: int, bound: float) -> Exception | None:
-        call, history = point.call, self.history
-        f = "insert" if call.rows else "call"
+    async def record(
+        self, name: str, fault: str, work: int, doing: asyncio.Future[Any], bound: float
+    ) -> BaseException | None:
+        """Wait for a call, at most for its bound, and write down what its caller was told."""
+        history, writes = self.history, self._expected[work] > 0
         async with history.operation(
-            history.process(), f, work, point=str(point), deadline=bound
+            history.process(), "insert" if writes else "call", work, point=name, deadline=bound
         ) as op:
-            history.fault(point.fault)
-            task = asyncio.ensure_future(call.work(pool, work))
-            await asyncio.wait({task}, timeout=bound + SLACK_SECONDS)
-            if not task.done():
-                task.cancel()
-                raise AssertionError(f"{point}: not back after {bound + SLACK_SECONDS} s")
-            error = task.exception()
+            history.fault(fault)
+            await asyncio.wait({doing}, timeout=bound + SLACK_SECONDS)
+            if not doing.done():
+                doing.cancel()
+                raise AssertionError(f"{name}: not back after {bound + SLACK_SECONDS} s")
+            if doing.cancelled():
+                op.info("cancelled")
+                self.outcomes["cancelled"] += 1
+                return asyncio.CancelledError()
+            error = doing.exception()
             if error is None:
                 op.ok()
                 self.outcomes["ok"] += 1
                 return None
-            assert isinstance(error, FAILURES), f"{point}: {error!r}"
+            assert isinstance(error, FAILURES), f"{name}: {error!r}"
             outcome = outcome_of(error)
             self.outcomes[outcome.value] += 1
-            if outcome is Outcome.UNKNOWN and call.rows:
-                op.info(error, transaction=str(getattr(error, "transaction_id", "")))
+            if outcome is Outcome.UNKNOWN and writes:
+                op.info(error)
             else:
                 op.fail(error)
-            return error
+        return error
 
-    async def _emptied(self, application: str, most: int) -> None:
+    async def ask(self, pool: Any, error: BaseException | None) -> None:
+        """Let the pool find out about a transaction it could not at first; note its answer."""
+        if isinstance(error, TransactionOutcomeUnknownError):
+            assert error.transaction_id is not None
+            outcome = await pool.transaction_outcome(error.transaction_id)
+            operation = next(
+                op for op in reversed(self.history.operations())
+                if op.completion is not None and op.completion.error == describe(error)
+            )  # fmt: skip
+            self.history.verdict(operation, committed=outcome is TransactionOutcome.COMMITTED)
+
+    async def emptied(self, application: str, most: int) -> None:
+        """Wait until a pool has no more server sessions than that."""
         async with asyncio.timeout(20):
             while await self.sessions(application) > most:
                 await asyncio.sleep(0.01)
@@ -324,14 +352,23 @@ class World:
 
 
 @dataclass
-class _Sessions:
+class Sessions:
     """What ``assert_sound`` asks about the server."""
 
     world: World
     application: str
 
     async def emptied(self, most: int) -> None:
-        await self.world._emptied(self.application, most)
+        await self.world.emptied(self.application, most)
+
+
+@asynccontextmanager
+async def _connected(url: str):
+    connection = await asyncpg.connect(url)
+    try:
+        yield connection
+    finally:
+        await connection.close()
 
 
 async def _nothing(connection: Any) -> None:
@@ -375,5 +412,3 @@ def said(report: Report) -> str:
     """The words of a report, for a failed assertion."""
     return f"\n{report}"
 
-
-__all__ = ["FAULTS", "Point", "Step", "Type", "World", "at_once", "points_of", "said"]

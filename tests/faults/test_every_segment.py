@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 
 from tests.faults.calls import CALLS
-from tests.faults.points import FAULTS, World, at_once, points_of, prepare_database, said
+from tests.faults.crashes import crash_once
+from tests.faults.points import (
+    CRASH,
+    FAULTS,
+    Point,
+    World,
+    at_once,
+    points_of,
+    prepare_database,
+    said,
+)
 from tests.faults.rig import EVERY_CALL_SECONDS
 
+CRASH_PARTS = 2
+POINTS_PER_CRASH = 20
 EVERY_CALL = [(driver, name) for driver, calls in CALLS.items() for name in calls]
 
 
@@ -42,6 +52,34 @@ async def test_one_fault_at_any_segment_is_told_truly(
             )
             for point in points
         )
+        report = await world.report()
+        assert report.ok, said(report)
+    finally:
+        await world.close()
+    record_property("fault_points", len(points))
+    print(f"{len(points)} fault points: {dict(world.outcomes)}")
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("driver", CALLS)
+@pytest.mark.parametrize("part", range(CRASH_PARTS))
+async def test_a_crash_at_any_segment_is_told_truly(
+    crashable_postgres, driver, part, record_property
+):
+    """All processes of the server die after a request was delivered, or before it is answered."""
+    url = prepare_database(crashable_postgres, "every_segment")
+    world = World(crashable_postgres, url)
+    try:
+        points = []
+        for call in list(CALLS[driver].values())[part::CRASH_PARTS]:
+            steps = await world.dry_run(driver, call)
+            points += [
+                Point(driver, call, place, step, CRASH)
+                for place, step in enumerate(steps)
+                if step.types != "X"
+            ]
+        for start in range(0, len(points), POINTS_PER_CRASH):
+            await crash_once(world, points[start : start + POINTS_PER_CRASH])
         report = await world.report()
         assert report.ok, said(report)
     finally:

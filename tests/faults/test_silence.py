@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from poolkeeper.testing.proxy import FaultProxy
+from poolkeeper.testing.proxy import Direction, FaultProxy, Verdict
 from tests.faults.rig import (
     on_both_loops,
     outages,
@@ -231,3 +231,71 @@ async def _pid(connection):
         cursor = await connection.execute("SELECT pg_backend_pid()")
         return (await cursor.fetchone())[0]
     return await connection.fetchval("SELECT pg_backend_pid()")
+
+
+@on_both_loops
+async def test_an_answer_lost_in_the_middle_of_a_statement_is_noticed(postgres):
+    """asyncpg prepares first: the server then counts as active while it waits for the rest."""
+    async with FaultProxy.to(postgres.url) as proxy, pool_on(proxy.url, stall_after=STALL) as pool:
+        await warm(pool, 1)
+        links = proxy.links
+
+        def policy(segment):
+            prepares = segment.direction is Direction.TO_SERVER and segment.types.startswith("P")
+            if prepares and segment.link in links:
+                proxy.silence(segment.link, direction=Direction.TO_CLIENT)
+            return Verdict.PASS
+
+        proxy.policy = policy
+        assert await outcome(pool.fetchval("SELECT $1::int + 1", 1)) is not None
+
+
+@pytest.mark.parametrize("way", ["copy", "records"])
+@on_both_loops
+async def test_a_slow_source_of_rows_is_no_silence(postgres, way):
+    """The server waits for the borrower, who waits for somebody else: nothing is wrong."""
+
+    async def lines():
+        for number in range(3):
+            await asyncio.sleep(1.0)
+            yield f"{number}\n".encode() if way == "copy" else (number,)
+
+    async with pool_on(postgres.url, stall_after=STALL) as pool, pool.acquire() as connection:
+        await connection.execute("CREATE TABLE slow (number int)")
+        if way == "copy":
+            await connection.copy_to_table("slow", source=lines())
+        else:
+            await connection.copy_records_to_table("slow", records=lines())
+        assert await connection.fetchval("SELECT count(*) FROM slow") == 3
+
+
+@pytest.mark.parametrize("way", ["iterate", "fetch", "await", "prepare"])
+@on_both_loops
+async def test_a_cursor_on_a_silent_peer_ends(postgres, way):
+    """Also what asyncpg runs through cursors and ``prepare`` counts as the borrower's."""
+    async with (
+        FaultProxy.to(postgres.url) as proxy,
+        pool_on(proxy.url, stall_after=STALL) as pool,
+        pool.acquire() as connection,
+    ):
+        transaction = connection.transaction()
+        await transaction.start()
+        query = "SELECT generate_series(1, 100)"
+        cursor = await connection.cursor(query)
+        assert len(await cursor.fetch(2)) == 2
+        proxy.silence(proxy.links)
+
+        async def iterate():
+            async for _ in connection.cursor(query):
+                pass
+
+        async def opened():
+            return await connection.cursor("SELECT 1")
+
+        work = {
+            "iterate": iterate,
+            "fetch": lambda: cursor.fetch(2),
+            "await": opened,
+            "prepare": lambda: connection.prepare("SELECT 2"),
+        }
+        assert await outcome(work[way]()) is not None

@@ -42,6 +42,7 @@ def test_every_name_that_people_search_for_is_there():
         "pool_initialized",
         "pool_utilization_high",
         "reconnect_attempt",
+        "transaction_resolved",
     ]
 
 

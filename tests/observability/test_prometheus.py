@@ -31,6 +31,9 @@ def busy_pool(name="shop"):
     counters.total_cancellations = 6
     counters.total_outages = 7
     counters.outage_seconds = 8.5
+    counters.total_retries = 11
+    counters.total_transactions_resolved = 12
+    counters.total_transactions_unknown = 13
     counters.recycled = {"lifetime": 9, "probe_failed": 10}
     return pool
 
@@ -80,6 +83,9 @@ def test_every_number_of_the_pool_can_be_scraped(accept):
         "db_up": 1,
         "db_outages_total": 7,
         "outage_seconds_total": 8.5,
+        "retries_total": 11,
+        "transactions_resolved_total": 12,
+        "transactions_unknown_total": 13,
     }
     assert {name: value(samples, name) for name in expected} == expected
     assert value(samples, "pool_acquire_rejections_total", reason="queue_full") == 4

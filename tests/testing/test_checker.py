@@ -257,6 +257,17 @@ def test_a_report_names_the_seed_the_numbers_and_the_events():
     assert str(story.events[1]) in text
 
 
+def test_a_doubled_write_counts_once_however_often_it_was_read():
+    """The count is of writes; every read that showed it is a finding of its own."""
+    story = Story().did(0, "insert", 1)
+    wanted = {"low": 0, "high": 9}
+    for _ in range(3):
+        story.did(1, "read-inserts", wanted, wanted | {"ids": [1, 1]})
+    report = check(story.history, FinalRead(inserts=[1, 1]))
+    assert report.doubled == 1
+    assert [finding.kind for finding in report.findings] == [Kind.DOUBLED] * 4
+
+
 def test_a_long_report_shows_the_first_findings_and_counts_the_rest():
     """A thousand lost rows are one cause."""
     story = Story()

@@ -19,6 +19,7 @@ from poolkeeper.testing.proxy import (
     FaultProxyError,
     Segment,
     SilentServer,
+    Verdict,
 )
 from tests.testing.wiring import LOST, Table, connected, heard, on_both_loops, raw, start
 
@@ -197,6 +198,7 @@ async def test_a_reader_that_stops_slows_the_server_down(postgres, table) -> Non
                 "SELECT repeat('x', 1000) FROM generate_series(1, 100000)", output=stop
             )
         )
+        await eventually(lambda: proxy.links and not proxy.links[0]._server._reading)
         await eventually(lambda: table.sessions("wait_event = 'ClientWrite'") == 1)
         resumed.set()
         assert await task == "COPY 100000"
@@ -440,12 +442,24 @@ async def test_connections_to_come_are_held_too(postgres) -> None:
         async with connected(proxy.url) as other:
             assert await other.fetchval("SELECT 1") == 1
         proxy.release()
-        proxy.hold()
+        proxy.hold(direction=TO_CLIENT)
+        answered = proxy.wait_for_segment(lambda segment: segment.types == "EncryptionAnswer")
         coming = start(asyncpg.connect(proxy.url))
-        await proxy.wait_for_segment(lambda segment: segment.types == "SSLRequest")
-        assert not coming.done()
+        link = (await answered).link
+        proxy.release(proxy.links[0])
+        for _ in range(5):
+            assert await connection.fetchval("SELECT 1") == 1
+        assert link.segments == 2
         proxy.release()
         (await coming).terminate()
+
+
+@on_both_loops
+async def test_healing_takes_the_policy_away(postgres) -> None:
+    """A policy is a fault like the others."""
+    async with FaultProxy.to(postgres.url) as proxy, connected(proxy.url) as connection:
+        proxy.policy = lambda segment: Verdict.LOSE
+        await proxy.heal()
         assert await connection.fetchval("SELECT 1") == 1
 
 

@@ -174,6 +174,28 @@ async def test_a_policy_may_break_everything_and_go_on(postgres) -> None:
 
 
 @on_both_loops
+async def test_a_policy_runs_to_its_end_though_its_link_is_gone(postgres) -> None:
+    """Whoever broke the link meanwhile; only stop() ends it."""
+    go_on, ended = asyncio.Event(), asyncio.Event()
+    async with FaultProxy.to(postgres.url) as proxy, connected(proxy.url) as connection:
+
+        async def policy(segment):
+            await go_on.wait()
+            ended.set()
+
+        proxy.policy = policy
+        arrived = proxy.wait_for_segment(lambda segment: True)
+        task = start(connection.execute("SELECT 1"))
+        await arrived
+        await asyncio.sleep(0)
+        proxy.reset()
+        with pytest.raises(LOST):
+            await task
+        go_on.set()
+        await ended.wait()
+
+
+@on_both_loops
 async def test_a_policy_that_fails_is_reported(postgres) -> None:
     """The link is reset, and the end of the block raises; an error of the block goes first."""
     with pytest.raises(ZeroDivisionError):

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 OPEN_SECONDS = 30.0
 CLOSE_SECONDS = 8.0
 LOOK_SECONDS = 0.05
+SERVED_SECONDS = 0.5
+"""Clients are being served while the latest success is no older."""
 SHORTEST_ABSENCE_SECONDS = 0.25
 """A shorter time without a success is no absence: a busy machine has such gaps of its own."""
 
@@ -196,24 +198,27 @@ class Drill:
             recovered_at = self._back_from_gap(marks)
         return marks, recovered_at
 
-    def _back_from_gap(self, marks: Marks) -> float:
+    def _back_from_gap(self, marks: Marks) -> float | None:
         """The first success after the fault may have been under way before it; the gap tells."""
         gone, back = longest_gap(self._clients.calls, marks)
-        return back if back - gone > SHORTEST_ABSENCE_SECONDS else marks.begun
+        if back - gone <= SHORTEST_ABSENCE_SECONDS:
+            return marks.begun
+        return back if back < marks.ended else None
 
     async def _until_recovered(self, accepting: float, healed: float) -> float | None:
-        """Until a success, and until every call of before the healing has ended."""
+        """Until clients are served, and every call of before the healing has ended."""
         clients = self._clients
         until = monotonic() + self._pace.wait
-        seen, recovered_at = 0, None
+        seen, recovered_at, latest = 0, None, 0.0
         while monotonic() < until:
-            while seen < len(clients.calls) and recovered_at is None:
-                call = clients.calls[seen]
+            for call in clients.calls[seen:]:
                 if call.error is None and call.kind != "slow" and call.ended > accepting:
-                    recovered_at = call.ended
-                seen += 1
+                    recovered_at = call.ended if recovered_at is None else recovered_at
+                    latest = call.ended
+            seen = len(clients.calls)
             oldest = clients.oldest_call()
-            if recovered_at is not None and (oldest is None or oldest > healed):
+            served = monotonic() - latest < SERVED_SECONDS
+            if served and (oldest is None or oldest > healed):
                 break
             await asyncio.sleep(LOOK_SECONDS)
         return recovered_at

@@ -13,12 +13,13 @@ import asyncpg
 from asyncpg import connect_utils
 
 from poolkeeper.config import PoolConfig
+from poolkeeper.drivers.asyncpg_cached import running
 from poolkeeper.drivers.asyncpg_lease import PooledConnection, asyncpg_lease_released
 from poolkeeper.drivers.asyncpg_transaction import PooledTransaction
 from poolkeeper.drivers.base import IDENTITY, Condition, Identity, backends_of, backends_query
 from poolkeeper.drivers.hosts import Hosts
 from poolkeeper.drivers.keepalive import keep_alive
-from poolkeeper.drivers.silence import silent_for
+from poolkeeper.drivers.silence import silence_of
 from poolkeeper.exceptions import PoolConfigurationError
 from poolkeeper.sqlstate import connect_failure
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from poolkeeper.core.availability import Failure
     from poolkeeper.core.slots import Slot
-    from poolkeeper.drivers.base import Backends, Notes, Owner
+    from poolkeeper.drivers.base import Backends, Notes, Owner, Silence
     from poolkeeper.endpoints import Host
 
 __all__ = ["AsyncpgDriver", "AsyncpgSession", "PooledConnection"]
@@ -48,12 +49,12 @@ class AsyncpgSession:
 
     __slots__ = (
         "_finishing",
-        "_identified",
         "_lost",
         "_notes",
         "_owner",
         "connection",
         "endpoint",
+        "identified",
         "identity",
         "server_version",
     )
@@ -65,7 +66,7 @@ class AsyncpgSession:
         self._lost: Callable[[], None] | None = None
         # A COMMIT whose caller has left.
         self._finishing: asyncio.Task[str] | None = None
-        self._identified = False
+        self.identified = False
         self.identity: Identity | None = None
         self.endpoint = connection._addr
         # The first word only: distributions add their own.
@@ -156,10 +157,10 @@ class AsyncpgSession:
         begun: int = self.connection._protocol.queries_count
         return begun
 
-    def silent_for(self) -> float | None:
+    def silence(self) -> Silence | None:
         """See ``Session``."""
         transport = self.connection._transport
-        return silent_for(transport.get_extra_info("socket") if transport is not None else None)
+        return silence_of(transport.get_extra_info("socket") if transport is not None else None)
 
     def backend_pid(self) -> int:
         """See ``Session``."""
@@ -210,14 +211,15 @@ class AsyncpgSession:
 
     async def run_script(self, sql: str) -> str:
         """See ``TransactionalSession``."""
-        status: str = await self.connection.execute(sql)
+        connection = self.connection
+        status: str = await running(connection, connection.execute(sql))
         return status
 
     async def identify(self) -> None:
         """See ``TransactionalSession``."""
-        if not self._identified:
+        if not self.identified:
             identity = Identity(*await self.connection.fetchrow(IDENTITY))
-            self._identified = True
+            self.identified = True
             self.identity = identity if identity.pid == self.backend_pid() else None
 
     async def cancel(self) -> None:

@@ -81,6 +81,19 @@ async def guarded(con: Any, work: Awaitable[Any]) -> Any:
         raise
 
 
+async def running(con: Any, work: Awaitable[Any]) -> Any:
+    """Like ``guarded``, for work asyncpg does not lock the connection for: it counts as running."""
+    lease = con._proxy
+    if lease is None:
+        # Nobody's: an errand of the pool's, or an object used after the release, which says so.
+        return await guarded(con, work)
+    lease._running += 1
+    try:
+        return await guarded(con, work)
+    finally:
+        lease._running -= 1
+
+
 EXPLAINED = (exceptions.ConnectionDoesNotExistError, exceptions.ReadOnlySQLTransactionError)
 """Errors the pool may know more about than the driver."""
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import asyncpg
 from asyncpg import connection as asyncpg_connection
-from asyncpg.prepared_stmt import PreparedStatement
 
 from poolkeeper.drivers.asyncpg_cached import (
     ALL_ROWS,
@@ -16,13 +15,14 @@ from poolkeeper.drivers.asyncpg_cached import (
     cached_statement,
     guarded,
     run_cached,
+    running,
 )
-from poolkeeper.drivers.asyncpg_prepared import PooledPreparedStatement
+from poolkeeper.drivers.asyncpg_prepared import watched_cursor, watched_statement
 from poolkeeper.drivers.asyncpg_transaction import PooledTransaction
 from poolkeeper.exceptions import PoolUsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from poolkeeper.core.slots import Slot
     from poolkeeper.drivers.base import Notes, Owner
@@ -142,16 +142,13 @@ def _wrap_statement(name: str) -> Callable[..., Any]:
         if query not in self._notes.clean:
             self._dirty |= self._notes.mark(query)
         made = getattr(self._con, name)(query, *args, **kwargs)
-        return _prepared(self._con, made) if name == "prepare" else made
+        return _prepared(self._con, made) if name == "prepare" else watched_cursor(made)
 
     return call
 
 
 async def _prepared(con: Any, work: Awaitable[Any]) -> Any:
-    statement = await guarded(con, work)
-    if type(statement) is PreparedStatement:
-        statement.__class__ = PooledPreparedStatement
-    return statement
+    return watched_statement(await running(con, work))
 
 
 def _wrap_query(name: str) -> Callable[..., Any]:
@@ -182,17 +179,26 @@ def _wrap_state(name: str) -> Callable[..., Any]:
 def _wrap_unlocked(name: str) -> Callable[..., Any]:
     async def call(self: PooledConnection, *args: Any, **kwargs: Any) -> Any:
         con = self._con
-        return await _running(self, guarded(con, getattr(con, name)(*args, **kwargs)))
+        for sent in ("source", "records"):
+            if hasattr(kwargs.get(sent), "__aiter__"):
+                kwargs[sent] = _fed(self, kwargs[sent])
+        return await running(con, getattr(con, name)(*args, **kwargs))
 
     return call
 
 
-async def _running(lease: PooledConnection, work: Awaitable[Any]) -> Any:
-    lease._running += 1
-    try:
-        return await work
-    finally:
+async def _fed(lease: PooledConnection, source: Any) -> AsyncIterator[Any]:
+    """Rows of the borrower's; while they are waited for, nobody waits for the server."""
+    steps = source.__aiter__()
+    while True:
         lease._running -= 1
+        try:
+            row = await steps.__anext__()
+        except StopAsyncIteration:
+            return
+        finally:
+            lease._running += 1
+        yield row
 
 
 def fetch(
@@ -246,8 +252,8 @@ async def execute(self: PooledConnection, query: str, *args: Any, timeout: Any =
     if query not in self._notes.clean:
         self._dirty |= self._notes.mark(query)
     con = self._con
-    work = guarded(con, con.execute(query, *args, timeout=timeout))
-    status: str = await (work if args else _running(self, work))
+    work = con.execute(query, *args, timeout=timeout)
+    status: str = await (guarded(con, work) if args else running(con, work))
     return status
 
 
@@ -257,7 +263,7 @@ async def copy_from_query(self: PooledConnection, query: str, *args: Any, **kwar
     if query not in self._notes.clean:
         self._dirty |= self._notes.mark(query)
     con = self._con
-    return await _running(self, guarded(con, con.copy_from_query(query, *args, **kwargs)))
+    return await running(con, con.copy_from_query(query, *args, **kwargs))
 
 
 def transaction(

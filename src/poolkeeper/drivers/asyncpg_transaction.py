@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from asyncpg.transaction import Transaction, TransactionState
 
-from poolkeeper.drivers.asyncpg_cached import guarded
+from poolkeeper.drivers.asyncpg_cached import running
 from poolkeeper.drivers.base import answered, swallowed_error
 
 if TYPE_CHECKING:
@@ -85,9 +85,4 @@ class PooledTransaction(Transaction):  # type: ignore[misc]
             await self._running(con.execute("ROLLBACK"))
 
     async def _running(self, work: Awaitable[Any]) -> Any:
-        lease = self._lease
-        lease._running += 1
-        try:
-            return await guarded(self._connection, work)
-        finally:
-            lease._running -= 1
+        return await running(self._connection, work)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from poolkeeper.deadlines import STALL_TURNS
@@ -33,6 +34,13 @@ class Condition(Enum):
     """The connection is gone."""
 
 
+class Silence(NamedTuple):
+    """Seconds since bytes last arrived, read by anybody or not, and since some were last sent."""
+
+    heard: float
+    said: float
+
+
 class Backends(NamedTuple):
     """What a server says about some of its processes.
 
@@ -40,18 +48,21 @@ class Backends(NamedTuple):
         own: The process that answered, as it knows itself. Behind a pooler it is not the one of
             the login, and process numbers say nothing about connections.
         gone: Processes that do not exist.
-        waiting: Processes that have waited for their client for a while.
+        waiting: Processes that have been done for a while and wait for their client.
+        reading: Processes that wait for the rest of what their client is sending.
     """
 
     own: int
     gone: frozenset[int]
     waiting: frozenset[int]
+    reading: frozenset[int]
 
 
 BACKENDS = """\
 SELECT pg_backend_pid(), wanted.pid, activity.pid IS NULL,
        coalesce(activity.state LIKE 'idle%%'
-                AND activity.state_change < clock_timestamp() - interval '%s ms', false)
+                AND activity.state_change < clock_timestamp() - interval '%s ms', false),
+       coalesce(activity.state = 'active' AND activity.wait_event = 'ClientRead', false)
   FROM unnest('{%s}'::int[]) AS wanted(pid)
   LEFT JOIN pg_stat_activity AS activity ON activity.pid = wanted.pid"""
 """Milliseconds and process numbers go into the text: both are numbers of our own, and a pooler
@@ -69,6 +80,7 @@ def backends_of(rows: Sequence[Sequence[Any]]) -> Backends:
         own=rows[0][0],
         gone=frozenset(row[1] for row in rows if row[2]),
         waiting=frozenset(row[1] for row in rows if row[3]),
+        reading=frozenset(row[1] for row in rows if row[4]),
     )
 
 
@@ -126,8 +138,8 @@ class Session(Protocol):
     def statements_begun(self) -> int:
         """A number that changes with every statement. No I/O."""
 
-    def silent_for(self) -> float | None:
-        """Seconds since bytes last arrived, None where the system does not tell. No I/O."""
+    def silence(self) -> Silence | None:
+        """How long nothing has come or gone, None where the system does not tell. No I/O."""
 
     def backend_pid(self) -> int:
         """The server process behind the connection, as the server told at login."""
@@ -222,6 +234,8 @@ class TransactionalSession(Session, Protocol):
 
     identity: Identity | None
     """What ``identify`` has learnt."""
+    identified: bool
+    """Whether it has been asked."""
 
     async def begin(
         self, lease: Any, *, isolation: str | None, readonly: bool, deferrable: bool
@@ -250,6 +264,12 @@ async def answered(
     work: asyncio.Task[str], seconds: float | None, *, give_up: Callable[[], None]
 ) -> str:
     """Wait for a COMMIT without ever cancelling it; ``give_up`` on it after ``seconds``."""
+    if seconds is None:
+        # What asyncio.wait does, at half its price: every COMMIT comes this way.
+        ended: asyncio.Future[None] = work.get_loop().create_future()
+        work.add_done_callback(partial(_wake, ended))
+        await ended
+        return work.result()
     await asyncio.wait({work}, timeout=seconds)
     if not work.done():
         for _ in range(STALL_TURNS):
@@ -261,6 +281,11 @@ async def answered(
             "whether it took effect is unknown. Suggestion: use run_transaction(), which finds out."
         )
     return work.result()
+
+
+def _wake(waiter: asyncio.Future[None], _work: object) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
 
 
 def swallowed_error(status: str) -> TransactionRolledBackError:

@@ -19,7 +19,7 @@ from poolkeeper.drivers.base import IDENTITY, Condition, Identity, backends_of, 
 from poolkeeper.drivers.hosts import Hosts
 from poolkeeper.drivers.psycopg_lease import PooledPsycopgConnection, psycopg_lease_released
 from poolkeeper.drivers.psycopg_transaction import PooledPsycopgTransaction, script
-from poolkeeper.drivers.silence import silent_for
+from poolkeeper.drivers.silence import silence_of
 from poolkeeper.sqlstate import connect_failure
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from poolkeeper.core.availability import Failure
     from poolkeeper.core.slots import Slot
-    from poolkeeper.drivers.base import Backends, Notes, Owner
+    from poolkeeper.drivers.base import Backends, Notes, Owner, Silence
     from poolkeeper.endpoints import Host
 
 CANCEL_SECONDS = 1.0
@@ -49,7 +49,6 @@ class PsycopgSession:
         "_defaults",
         "_ending",
         "_finishing",
-        "_identified",
         "_loop",
         "_lost",
         "_notes",
@@ -60,6 +59,7 @@ class PsycopgSession:
         "begun",
         "connection",
         "endpoint",
+        "identified",
         "identity",
         "server_version",
     )
@@ -77,7 +77,7 @@ class PsycopgSession:
         connection._try_cancel = partial(_try_cancel, connection)  # type: ignore[method-assign]
         # A COMMIT whose caller has left.
         self._finishing: asyncio.Task[str] | None = None
-        self._identified = False
+        self.identified = False
         self.identity: Identity | None = None
         self.begun = 0
         self._loop = asyncio.get_running_loop()
@@ -201,9 +201,9 @@ class PsycopgSession:
         """See ``Session``. Those of cursors are not counted; the kernel's word covers them."""
         return self.begun
 
-    def silent_for(self) -> float | None:
+    def silence(self) -> Silence | None:
         """See ``Session``."""
-        return None if self._aborted else silent_for(self._watch)
+        return None if self._aborted else silence_of(self._watch)
 
     def backend_pid(self) -> int:
         """See ``Session``."""
@@ -283,14 +283,14 @@ class PsycopgSession:
 
     async def identify(self) -> None:
         """See ``TransactionalSession``."""
-        if not self._identified:
+        if not self.identified:
             cursor = await self.connection.cursor(row_factory=tuple_row).execute(
                 IDENTITY, prepare=False
             )
             row = await cursor.fetchone()
             assert row is not None
             identity = Identity(*row)
-            self._identified = True
+            self.identified = True
             self.identity = identity if identity.pid == self.backend_pid() else None
 
     async def cancel(self) -> None:

@@ -40,8 +40,8 @@ class StallKeeper(Keeper):
     cannot tell when a middlebox answers them. So the server is asked, on a connection of its own,
     what the process behind the statement does (``pg_stat_activity``):
 
-    - It does not exist, or has been waiting for its client: only this connection is dead; it is
-      dropped, and its statement fails.
+    - It does not exist, or waits for its client: only this connection is dead; it is dropped, and
+      its statement fails.
     - It is at work: a slow statement, left alone however long it takes, and asked about again
       after another ``stall_after``.
     - Nobody lets the side connection in or answers on it, twice: the server is silent, and every
@@ -88,8 +88,10 @@ class StallKeeper(Keeper):
             before = self._seen.get(slot)
             since = before[1] if before is not None and before[0] == sight else now
             seen[slot] = sight, since
-            silent = slot.connection.silent_for()
-            if now - since >= self._stall_after and (silent is None or silent >= self._stall_after):
+            silence = slot.connection.silence()
+            if now - since >= self._stall_after and (
+                silence is None or silence.heard >= self._stall_after
+            ):
                 stalled.append(slot)
         self._seen = seen
         return stalled
@@ -119,14 +121,16 @@ class StallKeeper(Keeper):
             # The answer may have come while we asked.
             if lease is None or _sight(slot) != sight or not session.is_busy(lease):
                 continue
-            silent = session.silent_for()
+            silence = session.silence()
             pid = session.backend_pid()
-            if silent is not None and silent < self._stall_after:
+            if silence is not None and silence.heard < self._stall_after:
                 continue
             if pid in answer.gone:
                 why = f"the server has no process {pid} any more"
             elif pid in answer.waiting:
                 why = f"the server's process {pid} has long been waiting for its client"
+            elif pid in answer.reading and silence is not None and silence.said > self._stall_after:
+                why = f"the server's process {pid} waits for the rest of the statement"
             else:
                 continue
             self._give_up([slot], why)

@@ -196,9 +196,8 @@ class MemorySession:
         """See ``Session``."""
         return self._begun
 
-    def silent_for(self) -> float | None:
+    def silence(self) -> None:
         """See ``Session``."""
-        return None
 
     def backend_pid(self) -> int:
         """See ``Session``."""
@@ -209,7 +208,7 @@ class MemorySession:
         del idle_for
         await self._reach("look_up")
         living = {session.pid for session in self.database.sessions}
-        return Backends(self.pid, frozenset(pids) - living, frozenset())
+        return Backends(self.pid, frozenset(pids) - living, frozenset(), frozenset())
 
     async def cancel(self) -> None:
         """See ``Session``."""

@@ -54,7 +54,8 @@ class Ledger:
         self._pool = pool
         self._retention = retention
         self._on_first_use = on_first_use
-        self._ready = False
+        self.ready = False
+        """Whether the table is known to be there."""
         self._used = False
         self._looking = asyncio.Lock()
 
@@ -64,12 +65,12 @@ class Ledger:
         Raises:
             LedgerUnavailableError: It is not, and cannot be made.
         """
-        if self._ready:
+        if self.ready:
             return
         async with self._looking:
-            if not self._ready:
+            if not self.ready:
                 await bounded(self._ensure(session), INSTALL_SECONDS, give_up=session.abort)
-                self._ready = True
+                self.ready = True
         if not self._used:
             self._used = True
             self._on_first_use()
@@ -94,7 +95,7 @@ class Ledger:
 
     def forget(self) -> None:
         """Look for the table again before the next transaction: it was there before."""
-        self._ready = False
+        self.ready = False
 
     def _unusable(self, error: Exception, what: str) -> ConnectionPoolError:
         return LedgerUnavailableError(

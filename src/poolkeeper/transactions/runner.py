@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
@@ -28,9 +27,10 @@ from poolkeeper.transactions.ledger import (
     known_outcome,
     look_up_script,
 )
+from poolkeeper.transactions.resolver import ANSWER_SECONDS
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable
     from uuid import UUID
 
     from poolkeeper.config import PoolConfig
@@ -62,7 +62,7 @@ RESOLVE_SECONDS: Final = 3.0
 """What is kept of a deadline for finding out about a COMMIT that was not answered."""
 
 
-@dataclass
+@dataclass(slots=True)
 class Call(Generic[T]):
     """What one call of ``run_transaction`` was asked to do, and what it has learnt."""
 
@@ -183,39 +183,43 @@ class TransactionRunner:
             patience = self._config().timeout
             lease = await pool.wait(patience if left is None else min(left, patience), depth=5)
         session: TransactionalSession = session_of(lease)
+        # Whoever is still waiting for an answer then waits in vain.
+        guillotine = None if left is None else self._cut_off_after(left, session)
         try:
-            with self._cut_off_after(call, session):
-                begun = await self._begin(call, session, lease)
-                if isinstance(begun, RolledBack):
-                    return begun
-                try:
-                    result = await self._body(call, lease)
-                except TransactionTimeoutError:
-                    raise
-                except Exception as error:  # noqa: BLE001 - raised again or answered there
-                    return await self._body_failed(call, session, begun, error)
-            return await self._commit(call, session, begun, result)
+            try:
+                if call.orphan is not None or not call.readonly:
+                    await self._prepare(call, session)
+                transaction = await session.begin(
+                    lease,
+                    isolation=call.isolation,
+                    readonly=call.readonly,
+                    deferrable=call.deferrable,
+                )
+            except Exception as error:  # noqa: BLE001 - raised again or answered there
+                return self._not_begun(call, session, error)
+            try:
+                result = await self._body(call, lease)
+            except TransactionTimeoutError:
+                raise
+            except Exception as error:  # noqa: BLE001 - raised again or answered there
+                return await self._body_failed(call, session, transaction, error)
+            if guillotine is not None:
+                guillotine.cancel()
+            return await self._commit(call, session, transaction, result)
         finally:
+            if guillotine is not None:
+                guillotine.cancel()
             pool.release(lease)
 
-    async def _begin(
-        self, call: Call[T], session: TransactionalSession, lease: Any
-    ) -> OpenTransaction | RolledBack:
-        try:
-            await self._prepare(call, session)
-            return await session.begin(
-                lease,
-                isolation=call.isolation,
-                readonly=call.readonly,
-                deferrable=call.deferrable,
-            )
-        except Exception as error:
-            if is_driver_error(error):
-                mark(error, Outcome.ROLLED_BACK)
-            if not self._lost(session, error):
-                raise
-            call.orphan = session.identity or call.orphan
-            return RolledBack(error, lost=True)
+    def _not_begun(
+        self, call: Call[T], session: TransactionalSession, error: Exception
+    ) -> RolledBack:
+        if is_driver_error(error):
+            mark(error, Outcome.ROLLED_BACK)
+        if not self._lost(session, error):
+            raise error
+        call.orphan = session.identity or call.orphan
+        return RolledBack(error, lost=True)
 
     async def _prepare(self, call: Call[T], session: TransactionalSession) -> None:
         """What has to be known before a transaction begins; nothing for most of them."""
@@ -224,49 +228,43 @@ class TransactionRunner:
             call.orphan = None
         if call.readonly:
             return
-        await self._ledger.ensure(session)
-        await session.identify()
+        if not self._ledger.ready:
+            await self._ledger.ensure(session)
+        if not session.identified:
+            await session.identify()
         if call.id is not None:
-            known = known_outcome(await session.run_script(look_up_script(call.id)))
+            known = known_outcome(await _ask(session, look_up_script(call.id)))
             if known is not None:
                 raise _known_already(call.id, known)
 
     async def _end(self, session: TransactionalSession, orphan: Identity) -> None:
         """The server may not have noticed that we are gone, and keep locks for us for hours."""
         try:
-            await session.run_script(end_process_script(orphan))
+            await _ask(session, end_process_script(orphan))
         except Exception as error:
             # Not allowed to: then its locks are waited for.
             if self._lost(session, error) or not is_driver_error(error):
                 raise
 
-    @contextmanager
-    def _cut_off_after(self, call: Call[T], session: TransactionalSession) -> Iterator[None]:
+    @staticmethod
+    def _cut_off_after(left: float, session: TransactionalSession) -> asyncio.TimerHandle:
         """Drop the connection if the function outlives the deadline by ``LEAVE_SECONDS``.
 
         It may be waiting for an answer that never comes while it cleans up.
         """
-        left = call.left()
-        if left is None:
-            yield
-            return
-        loop = asyncio.get_running_loop()
-        timer = loop.call_later(max(0.0, left) + LEAVE_SECONDS, session.abort)
-        try:
-            yield
-        finally:
-            timer.cancel()
+        return asyncio.get_running_loop().call_later(left + LEAVE_SECONDS, session.abort)
 
     async def _body(self, call: Call[T], lease: Any) -> T:
-        left = call.left()
+        work = call.function(lease, *call.args)
+        if not hasattr(work, "__await__"):
+            raise PoolUsageError(
+                f"{call.function!r} returned {type(work).__name__} and nothing to await. "
+                "Suggestion: pass a coroutine function (`async def`)."
+            )
+        if call.deadline is None:
+            return await work
         try:
-            async with asyncio.timeout(left) as limit:
-                work = call.function(lease, *call.args)
-                if not hasattr(work, "__await__"):
-                    raise PoolUsageError(
-                        f"{call.function!r} returned {type(work).__name__} and nothing to await. "
-                        "Suggestion: pass a coroutine function (`async def`)."
-                    )
+            async with asyncio.timeout(call.left()) as limit:
                 return await work
         except TimeoutError as error:
             if limit.expired():
@@ -373,8 +371,8 @@ class TransactionRunner:
                 "the primary."
             )
         if code == UNIQUE_VIOLATION and call.id is not None and not session.is_closed():
-            await session.run_script("rollback")
-            known = known_outcome(await session.run_script(look_up_script(call.id)))
+            await _ask(session, "rollback")
+            known = known_outcome(await _ask(session, look_up_script(call.id)))
             if known is not None:
                 raise _known_already(call.id, known) from error
         raise error
@@ -452,6 +450,11 @@ class TransactionRunner:
             attempts=call.attempts,
             elapsed=call.elapsed(),
         )
+
+
+async def _ask(session: TransactionalSession, sql: str) -> str:
+    """Run a statement of our own, which nobody watches for silence."""
+    return await bounded(session.run_script(sql), ANSWER_SECONDS, give_up=session.abort)
 
 
 def _known_already(key: UUID, known: TransactionOutcome) -> ConnectionPoolError:

@@ -129,6 +129,12 @@ def element_of(operation: Operation) -> Element | None:
     return None
 
 
+def name_of(element: Element) -> str:
+    """An element in words: ``append 0-3/17``."""
+    f, *what = element
+    return f"{f} {'/'.join(str(part) for part in what)}"
+
+
 class Evidence:
     """The history and the final read, looked up in the ways the rules need."""
 

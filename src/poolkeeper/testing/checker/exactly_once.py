@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from poolkeeper.testing.checker.evidence import Finding, Kind
+from poolkeeper.testing.checker.evidence import Finding, Kind, name_of
 from poolkeeper.testing.history import Type
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def acknowledged_writes_are_there_once(evidence: Evidence) -> Iterator[Finding]:
             yield _doubled(element, times, operation)
         elif not times and not evidence.left_behind(operation):
             yield Finding(
-                Kind.LOST, f"{_name(element)} was acknowledged and is gone", operation.events
+                Kind.LOST, f"{name_of(element)} was acknowledged and is gone", operation.events
             )
 
 
@@ -36,7 +36,7 @@ def failed_writes_are_not_there(evidence: Evidence) -> Iterator[Finding]:
         if operation.type is Type.FAIL and times:
             yield Finding(
                 Kind.FAILED_BUT_VISIBLE,
-                f"{_name(element)} was said to have failed and is there {_times(times)}",
+                f"{name_of(element)} was said to have failed and is there {_times(times)}",
                 operation.events,
             )
 
@@ -54,7 +54,7 @@ def nothing_is_there_that_nobody_wrote(evidence: Evidence) -> Iterator[Finding]:
     for element, times in evidence.there.items():
         if element not in evidence.by_element:
             yield Finding(
-                Kind.UNEXPECTED, f"{_name(element)} is there {_times(times)}; nobody wrote it"
+                Kind.UNEXPECTED, f"{name_of(element)} is there {_times(times)}; nobody wrote it"
             )
     written = {operation.value["id"]: operation for operation in evidence.of("transfer")}
     for transfer in evidence.final.transfers:
@@ -86,7 +86,7 @@ def verdicts_are_true(evidence: Evidence) -> Iterator[Finding]:
                 continue
             yield Finding(
                 Kind.WRONG_VERDICT,
-                f"{_name(of[index])} was said to be {'aborted' if there else 'committed'} and is "
+                f"{name_of(of[index])} was said to be {'aborted' if there else 'committed'} and is "
                 f"{'there' if there else 'not there'}",
                 (*operation.events, *events),
             )
@@ -167,16 +167,11 @@ def _said(evidence: Evidence, operation: Operation) -> bool | None:
 
 
 def _doubled(element: Element, times: int, operation: Operation) -> Finding:
-    return Finding(Kind.DOUBLED, f"{_name(element)} is there {_times(times)}", operation.events)
+    return Finding(Kind.DOUBLED, f"{name_of(element)} is there {_times(times)}", operation.events)
 
 
 def _sum(increments: Iterator[Operation] | list[Operation]) -> int:
     return sum(operation.value["by"] for operation in increments)
-
-
-def _name(element: Element) -> str:
-    f, *what = element
-    return f"{f} {'/'.join(str(part) for part in what)}"
 
 
 def _times(times: int) -> str:

@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any
 
-from poolkeeper.testing.checker.evidence import Finding, Kind
+from poolkeeper.testing.checker.evidence import Finding, Kind, name_of
 from poolkeeper.testing.history import Type
 
 if TYPE_CHECKING:
@@ -36,12 +36,19 @@ def reads_see_only_writes(evidence: Evidence) -> Iterator[Finding]:
         for element, times in Counter(elements).items():
             write = evidence.by_element.get(element)
             if times > 1:
-                yield _finding(Kind.DOUBLED, f"{element} was read {times} times", write, read)
+                yield _finding(
+                    Kind.DOUBLED, f"{name_of(element)} was read {times} times", write, read
+                )
             if write is None or write.invoke.index > read.events[-1].index:
-                yield _finding(Kind.UNEXPECTED, f"{element} was read before any write", write, read)
+                yield _finding(
+                    Kind.UNEXPECTED, f"{name_of(element)} was read before any write", write, read
+                )
             elif write.type is Type.FAIL:
                 yield _finding(
-                    Kind.FAILED_BUT_VISIBLE, f"{element} had failed and was read", write, read
+                    Kind.FAILED_BUT_VISIBLE,
+                    f"{name_of(element)} had failed and was read",
+                    write,
+                    read,
                 )
 
 
@@ -62,7 +69,9 @@ def reads_see_what_was_acknowledged(evidence: Evidence) -> Iterator[Finding]:
         for element in acknowledged.of(read):
             write = evidence.by_element[element]
             if element not in seen and _must_be_seen(write, read):
-                yield _finding(Kind.STALE, f"{element} was acknowledged, not read", write, read)
+                yield _finding(
+                    Kind.STALE, f"{name_of(element)} was acknowledged, not read", write, read
+                )
 
 
 def reads_never_go_backwards(evidence: Evidence) -> Iterator[Finding]:
@@ -78,7 +87,7 @@ def reads_never_go_backwards(evidence: Evidence) -> Iterator[Finding]:
             first.setdefault(element, read)
     for element, read in first.items():
         if not evidence.there[element]:
-            yield _finding(Kind.BACKWARDS, f"{element} was read and is gone", None, read)
+            yield _finding(Kind.BACKWARDS, f"{name_of(element)} was read and is gone", None, read)
     shown = _Coverage(first)
     for read, elements in reads:
         seen = set(elements)
@@ -86,7 +95,7 @@ def reads_never_go_backwards(evidence: Evidence) -> Iterator[Finding]:
             if element not in seen and first[element].ended_before(read):
                 yield Finding(
                     Kind.BACKWARDS,
-                    f"{element} was read before, and then no more",
+                    f"{name_of(element)} was read before, and then no more",
                     (*first[element].events, *read.events),
                 )
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from poolkeeper.testing.checker import bounds as bound_rules
 from poolkeeper.testing.checker import exactly_once, reads
@@ -13,12 +14,14 @@ from poolkeeper.testing.checker.evidence import Bounds, Evidence, Finding, Kind
 from poolkeeper.testing.history import NEMESIS, Type
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from poolkeeper.testing.checker.evidence import FinalRead
     from poolkeeper.testing.history import History
 
-RULES: tuple[Callable[[Evidence], Iterable[Finding]], ...] = (
+Rule: TypeAlias = Callable[[Evidence], Iterable[Finding]]
+
+FINAL_RULES: tuple[Rule, ...] = (
     exactly_once.acknowledged_writes_are_there_once,
     exactly_once.failed_writes_are_not_there,
     exactly_once.unknown_writes_are_there_at_most_once,
@@ -27,6 +30,10 @@ RULES: tuple[Callable[[Evidence], Iterable[Finding]], ...] = (
     exactly_once.counters_add_up,
     exactly_once.balances_follow_the_log,
     exactly_once.failover_loses_nothing,
+)
+"""What the final read shows: a write that is lost or doubled is found here once."""
+
+OTHER_RULES: tuple[Rule, ...] = (
     reads.totals_are_constant,
     reads.reads_see_only_writes,
     reads.reads_see_what_was_acknowledged,
@@ -121,7 +128,9 @@ def check(history: History, final: FinalRead, *, bounds: Bounds | None = None) -
         ValueError: Two writes of the history cannot be told apart in the final read.
     """
     evidence = Evidence(history, final, Bounds() if bounds is None else bounds)
-    findings = [finding for rule in RULES for finding in rule(evidence)]
+    findings = [finding for rule in FINAL_RULES for finding in rule(evidence)]
+    kinds = Counter(finding.kind for finding in findings)
+    findings += [finding for rule in OTHER_RULES for finding in rule(evidence)]
     writes = evidence.writes
     types = Counter(operation.type for operation in writes)
     if types[Type.OK] < evidence.bounds.acknowledged:
@@ -132,7 +141,6 @@ def check(history: History, final: FinalRead, *, bounds: Bounds | None = None) -
                 f"{evidence.bounds.acknowledged} without which nothing is shown",
             )
         )
-    kinds = Counter(finding.kind for finding in findings)
     return Report(
         seed=history.seed,
         operations=len(evidence.operations),

@@ -1,0 +1,225 @@
+"""Every phase of COMMIT, every fault: the caller is told the truth, and the work is done once."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import shutil
+import tempfile
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from poolkeeper import ConnectionPoolManager, PoolConfig
+from poolkeeper.outcomes import Outcome, outcome_of
+from poolkeeper.testing.embedded import FaultyPostgres
+from poolkeeper.testing.proxy import FaultProxy
+from tests.faults.commits import (
+    CANCEL,
+    CANCELLED,
+    DEADLINE,
+    FAULTS,
+    HOLD_AT_COMMIT,
+    PHASES,
+    SETTINGS,
+    WAYS,
+    BeforeTheAnswerArrives,
+    BeforeTheCommitRecord,
+    Site,
+)
+from tests.faults.crashes import all_of
+from tests.faults.points import OPTIONS, Sessions, World, prepare_database, said
+from tests.faults.rig import DRIVERS
+from tests.pool.soundness import assert_sound
+
+HOLD_SECONDS = 1.2
+"""How long a COMMIT stays where it is after the fault: longer than the deadline of any caller."""
+CALL_SECONDS = 15.0
+"""Including the time it is held, and that of a server to restart."""
+DATABASE = "commit_phases"
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="module")
+def server(_initialized_postgres):
+    """One that waits for its disk, as the flush is one of the phases; with its database."""
+    directory = Path(tempfile.mkdtemp(prefix="poolkeeper-test-"))
+    try:
+        _initialized_postgres.copy_to(directory)
+        with FaultyPostgres(directory, settings=SETTINGS, durable=True) as server:
+            prepare_database(server, DATABASE)
+            server.psql(HOLD_AT_COMMIT, database=DATABASE)
+            yield server
+    finally:
+        shutil.rmtree(directory)
+
+
+@asynccontextmanager
+async def world_on(server):
+    world = World(server, server.dsn(DATABASE))
+    try:
+        yield world
+    finally:
+        await world.close()
+
+
+@asynccontextmanager
+async def site_on(world, phase, driver, way, fault):
+    """A pool that has done everything but the call."""
+    application = f"commit-{next(_numbers)}"
+    name = f"{driver} {way}, {type(phase).__name__}: {fault}"
+    async with FaultProxy.to(world.url) as proxy:
+        pool = ConnectionPoolManager(
+            PoolConfig(
+                database_url=proxy.url.replace("postgresql://", f"postgresql+{driver}://", 1),
+                **OPTIONS | {"stall_after": 0.2, "timeout": 12.0},
+            ),
+            server_settings={"application_name": application, "synchronous_commit": "on"},
+        )
+        async with pool:
+            work = world.new_work(1)
+            site = Site(name, way, fault, world, pool, proxy, phase, application, work)
+            await WAYS[way](pool, world.new_work(1), None)
+            proxy.policy = site.policy
+            yield site
+            await proxy.heal(links=True)
+        await world.emptied(application, 0)
+
+
+async def judge(site, doing):
+    """Record what the caller was told; ask about what nobody could know; look at the pool."""
+    error = await site.world.record(site.name, site.fault, site.work, doing, CALL_SECONDS)
+    await site.proxy.heal(links=True)
+    await site.world.ask(site.pool, error)
+    await assert_sound(site.pool, Sessions(site.world, site.application))
+    return error
+
+
+async def times_there(site) -> int:
+    rows = await site.world.query("SELECT FROM work WHERE id = $1", site.work)
+    return len(rows)
+
+
+async def held_and_struck(phase, sites, strike):
+    """Bring all COMMITs into the phase, strike, and let them go on a while later."""
+    await phase.enter()
+    try:
+        await all_of(*(site.get_there() for site in sites))
+        await strike()
+        # Resolvers come while the COMMIT in doubt is still running.
+        await asyncio.sleep(HOLD_SECONDS)
+    finally:
+        await phase.leave()
+        for site in sites:
+            site.proxy.release()
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("driver", DRIVERS)
+@pytest.mark.parametrize("name", PHASES)
+async def test_a_fault_during_commit_is_told_truly(server, driver, name, record_property):
+    """Each fault strikes one COMMIT in this phase; the server lives."""
+    async with world_on(server) as world, AsyncExitStack() as stack:
+        phase = PHASES[name](world)
+        sites = [
+            await stack.enter_async_context(site_on(world, phase, driver, way, fault))
+            for way in WAYS
+            for fault in FAULTS
+        ]
+        results = {}
+
+        async def strike():
+            await all_of(*(FAULTS[site.fault](site) for site in sites))
+
+        async def watch(site):
+            while not hasattr(site, "doing"):
+                await asyncio.sleep(0.01)
+            results[site.name] = await judge(site, site.doing)
+
+        await all_of(held_and_struck(phase, sites, strike), *(watch(site) for site in sites))
+        for site in sites:
+            await expect(phase, site, results[site.name])
+        await stack.aclose()
+        report = await world.report()
+        assert report.ok, said(report)
+        record_property("fault_points", len(sites))
+        print(f"{len(sites)} fault points: {dict(world.outcomes)}")
+
+
+async def expect(phase, site, error):
+    """What is certain in a phase, beyond what is true of every answer."""
+    early = isinstance(phase, BeforeTheCommitRecord)
+    if site.fault == CANCEL:
+        if early:
+            assert outcome_of(error) is Outcome.ROLLED_BACK, site.name
+        else:
+            assert error is None, f"{site.name}: {error!r}"
+    elif site.fault == CANCELLED:
+        if site.way != "autocommit":
+            assert await times_there(site) == 1, f"{site.name}: COMMIT was cancelled"
+    elif site.fault != DEADLINE and site.way == "run_transaction":
+        assert error is None, f"{site.name}: {error!r}"
+    elif isinstance(phase, BeforeTheAnswerArrives):
+        assert await times_there(site) == 1, site.name
+
+
+def _kill_one_backend(server, sites):
+    server.kill_backend(sites[0].pid)
+    # What stands still does not die, and all have to before the server goes on.
+    server.thaw()
+
+
+def _crash(server, sites):
+    server.crash()
+
+
+def _stop_immediately(server, sites):
+    server.stop("immediate")
+
+
+ENDS = {
+    "SIGKILL of one backend": _kill_one_backend,
+    "crash of everything": _crash,
+    "immediate stop": _stop_immediately,
+}
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("name", PHASES)
+async def test_the_end_of_the_server_during_commit_is_told_truly(
+    server, end, name, record_property
+):
+    """It ends with all COMMITs in this phase, and is started again."""
+    async with world_on(server) as world, AsyncExitStack() as stack:
+        phase = PHASES[name](world)
+        sites = [
+            await stack.enter_async_context(site_on(world, phase, driver, way, end))
+            for driver in DRIVERS
+            for way in WAYS
+        ]
+        results = {}
+
+        async def strike():
+            await asyncio.to_thread(ENDS[end], server, sites)
+            for site in sites:
+                # An answer that is held was never read by anybody.
+                site.proxy.reset(site.link)
+            await asyncio.to_thread(server.start)
+
+        async def watch(site):
+            while not hasattr(site, "doing"):
+                await asyncio.sleep(0.01)
+            results[site.name] = await judge(site, site.doing)
+
+        await all_of(held_and_struck(phase, sites, strike), *(watch(site) for site in sites))
+        for site in sites:
+            if site.way == "run_transaction":
+                assert results[site.name] is None, f"{site.name}: {results[site.name]!r}"
+        await stack.aclose()
+        report = await world.report()
+        assert report.ok, said(report)
+        record_property("fault_points", len(sites))
+        print(f"{len(sites)} fault points: {dict(world.outcomes)}")
