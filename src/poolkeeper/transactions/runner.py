@@ -370,9 +370,15 @@ class TransactionRunner:
                 "Suggestion: pass readonly=True for transactions that write nothing; others need "
                 "the primary."
             )
-        if code == UNIQUE_VIOLATION and call.id is not None and not session.is_closed():
-            await _ask(session, "rollback")
-            known = known_outcome(await _ask(session, look_up_script(call.id)))
+        if code == UNIQUE_VIOLATION and call.id is not None:
+            try:
+                await _ask(session, "rollback")
+                known = known_outcome(await _ask(session, look_up_script(call.id)))
+            except Exception as failure:
+                if not self._lost(session, failure):
+                    raise
+                # The refusal itself says enough.
+                raise error from failure
             if known is not None:
                 raise _known_already(call.id, known) from error
         raise error
