@@ -85,7 +85,8 @@ def test_every_module_has_its_place_in_the_layers() -> None:
         ("sqlalchemy", ()),
         ("psycopg_pool", ()),
         ("unittest", ()),
-        ("poolkeeper.testing", ("testing/",)),
+        # drill is the tests' tools as a command, in the same extra
+        ("poolkeeper.testing", ("testing/", "drill/")),
     ],
 )
 def test_a_package_is_imported_only_where_it_belongs(

@@ -53,11 +53,10 @@ async def test_a_transaction_is_done_once_if_the_server_crashes(rig, crashable_p
         for place in range(6):
             job = work()
             proxy.restart_count()
-            proxy.policy = crash_at(place, crashable_postgres)
+            proxy.policy = crash = CrashAt(place, crashable_postgres)
             running = asyncio.ensure_future(pool.run_transaction(write, job))
             async with asyncio.timeout(20):
-                while crashable_postgres.is_running:
-                    await asyncio.sleep(0.01)
+                await (await crash.begun)
             proxy.policy = None
             await asyncio.to_thread(crashable_postgres.start)
             async with asyncio.timeout(30):
@@ -68,18 +67,24 @@ async def test_a_transaction_is_done_once_if_the_server_crashes(rig, crashable_p
             assert count == "1", place
 
 
-def crash_at(place, server):
-    """A policy: what is sent by then is delivered, and the server is gone before the next."""
+class CrashAt:
+    """A policy that crashes the server at one segment.
 
-    async def policy(segment):
-        if segment.index == place and segment.direction is Direction.TO_CLIENT:
-            # It was done; the answer is lost.
-            await asyncio.to_thread(server.crash)
-            return Verdict.LOSE
-        if segment.index == place:
-            # The segment is delivered while the server begins to die.
-            background.append(asyncio.ensure_future(asyncio.to_thread(server.crash)))
-        return Verdict.PASS
+    An answer at that place is lost: what it answers was done. A request is delivered while the
+    server begins to die.
+    """
 
-    background = []
-    return policy
+    def __init__(self, place, server) -> None:
+        self._place = place
+        self._server = server
+        self.begun = asyncio.get_running_loop().create_future()
+
+    async def __call__(self, segment):
+        if segment.index != self._place:
+            return Verdict.PASS
+        crash = asyncio.ensure_future(asyncio.to_thread(self._server.crash))
+        self.begun.set_result(crash)
+        if segment.direction is Direction.TO_SERVER:
+            return Verdict.PASS
+        await asyncio.wait({crash})
+        return Verdict.LOSE

@@ -1,5 +1,20 @@
-"""What tests against a real PostgreSQL need: a server that can be broken, and pytest fixtures."""
+"""What tests against a real PostgreSQL need: servers and networks that can be broken, and a judge.
+
+The pytest fixtures are in ``poolkeeper.testing.plugin``, which pytest loads by itself. Besides the
+names below there are ``cluster`` (a primary with standbys), ``workloads`` and ``clients`` (work to
+do during a fault), ``history`` and ``checker`` (what clients saw, and whether it can be true).
+"""
 
 from poolkeeper.testing.embedded import FaultyPostgres
+from poolkeeper.testing.proxy import Direction, FaultProxy, Segment, SilentServer, Verdict
+from poolkeeper.testing.schedule import Schedule
 
-__all__ = ["FaultyPostgres"]
+__all__ = [
+    "Direction",
+    "FaultProxy",
+    "FaultyPostgres",
+    "Schedule",
+    "Segment",
+    "SilentServer",
+    "Verdict",
+]
