@@ -21,6 +21,7 @@ from poolkeeper.exceptions import (
     PoolUsageError,
 )
 from poolkeeper.keepers import (
+    HostsKeeper,
     Keeper,
     LeakKeeper,
     LivenessKeeper,
@@ -268,6 +269,10 @@ class ConnectionPoolManager(Queries, TransactionMethods):
             self._keepers.append(StallKeeper(pool, config.stall_after))
         if config.leak_detection_timeout:
             self._keepers.append(LeakKeeper(pool, config.leak_detection_timeout, self._bus.emit))
+        hosts = HostsKeeper(pool, config.probe_interval, config.probe_timeout, self._bus.emit)
+        self._keepers.append(hosts)
+        self._bus.add(hosts.notice)
+        pool.on_refusal = hosts.refused
         for keeper in self._keepers:
             keeper.start()
         reconnect = ReconnectKeeper(pool, lambda: endpoints_of(*self._connect_args))

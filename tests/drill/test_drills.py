@@ -28,6 +28,9 @@ SHORT = {
     "slow-network": 1.0,
 }
 
+UNNOTICED = {"slow-statements", "slow-network", "frozen-server", "silent-network"}
+"""Nothing is broken, or not for long enough when shortened."""
+
 
 async def drilled(kind, contender):
     """One drill on a ground of its own."""
@@ -47,6 +50,8 @@ async def test_a_fault_bites_and_heals(kind):
     assert report.broken_promises == []
     if kind.outage:
         assert report.longest_gap > 0.4
+    if kind.name not in UNNOTICED:
+        assert report.noticed_after is not None
 
 
 @pytest.mark.asyncio

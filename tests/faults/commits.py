@@ -11,6 +11,7 @@ from typing import Any
 
 import asyncpg
 
+from poolkeeper.embedded import EmbeddedPostgresError
 from poolkeeper.testing.proxy import Direction, FaultProxy, Link, Segment, Verdict
 from tests.faults.calls import insert
 from tests.faults.points import World
@@ -167,17 +168,26 @@ class BeforeTheStandbyHasIt(Phase):
     wait_event = "SyncRep"
 
     async def enter(self) -> None:
-        await self._set("synchronous_standby_names = 'nosuch'", "nosuch")
+        await self._set("nosuch")
 
     async def leave(self) -> None:
-        await self._set("synchronous_standby_names = ''", "")
+        await self._set("")
 
-    async def _set(self, setting: str, value: str) -> None:
-        server = self.world.server
-        await asyncio.to_thread(server.psql, f"ALTER SYSTEM SET {setting}")
-        await asyncio.to_thread(server.psql, "SELECT pg_reload_conf()")
-        while await asyncio.to_thread(server.psql, "SHOW synchronous_standby_names") != value:
+    async def _set(self, names: str) -> None:
+        await self._psql(f"ALTER SYSTEM SET synchronous_standby_names = '{names}'")
+        await self._psql("SELECT pg_reload_conf()")
+        while await self._psql("SHOW synchronous_standby_names") != names:
             await asyncio.sleep(0.01)
+
+    async def _psql(self, sql: str) -> str:
+        while True:
+            try:
+                return await asyncio.to_thread(self.world.server.psql, sql)
+            except EmbeddedPostgresError as error:
+                # It may be on its way back.
+                if "the database system is" not in str(error):
+                    raise
+                await asyncio.sleep(0.05)
 
 
 class BeforeTheAnswerArrives(Phase):
@@ -291,13 +301,18 @@ DEADLINES = {"run_transaction": 1.0, "transaction": 0.5, "autocommit": 0.5}
 CANCEL = "pg_cancel_backend"
 CANCELLED = "cancellation of the caller"
 
-FAULTS: dict[str, Callable[[Site], Awaitable[None]]] = {
+ENDS_ITS_LINK: dict[str, Callable[[Site], Awaitable[None]]] = {
     "RST": _reset,
     "FIN": _hang_up,
     "silence": _silence,
     "pg_terminate_backend": _terminate,
+    "answer lost": _lose_answer,
+}
+"""After these the connection does not survive the call, whatever became of that."""
+
+FAULTS: dict[str, Callable[[Site], Awaitable[None]]] = {
+    **ENDS_ITS_LINK,
     CANCEL: _cancel,
     CANCELLED: _cancel_caller,
     DEADLINE: _wait,
-    "answer lost": _lose_answer,
 }

@@ -9,6 +9,7 @@ from contextlib import suppress
 
 import psutil
 
+from poolkeeper.embedded import EmbeddedPostgresError
 from poolkeeper.testing.embedded import FaultyPostgres
 from poolkeeper.testing.history import History
 from poolkeeper.testing.proxy import Direction, FaultProxy, Link, Segment, Verdict
@@ -104,17 +105,7 @@ async def _down(nemesis: Nemesis, stop: Callable[[], None]) -> bool:
 
 @fault
 async def crash(nemesis: Nemesis) -> bool:
-    return await _down(nemesis, lambda: _crash(nemesis.server))
-
-
-def _crash(server: FaultyPostgres) -> None:
-    while True:
-        try:
-            server.crash()
-        except psutil.NoSuchProcess:
-            # a process that was ending anyway was gone before it could be killed: kill the others
-            continue
-        return
+    return await _down(nemesis, nemesis.server.crash)
 
 
 @fault
@@ -169,7 +160,13 @@ async def kill_one_backend(nemesis: Nemesis) -> bool:
 
 @fault
 async def terminate_backends(nemesis: Nemesis) -> bool:
-    told = await asyncio.to_thread(nemesis.server.terminate_backends, application_name=APPLICATION)
+    try:
+        told = await asyncio.to_thread(
+            nemesis.server.terminate_backends, application_name=APPLICATION
+        )
+    except EmbeddedPostgresError:
+        # it is still recovering from a killed backend, and has none to end
+        return False
     return told > 0
 
 

@@ -23,7 +23,7 @@ from poolkeeper.outcomes import Outcome, outcome_of
 from poolkeeper.testing.checker import Bounds, FinalRead, Report, check
 from poolkeeper.testing.embedded import FaultyPostgres
 from poolkeeper.testing.history import History, describe
-from poolkeeper.testing.proxy import Direction, FaultProxy, Segment, Verdict
+from poolkeeper.testing.proxy import Direction, FaultProxy, Link, Segment, Verdict
 from poolkeeper.transactions.schema import install_script
 from tests.faults.calls import COMMITTED_BEFORE, Call, settled
 from tests.faults.rig import EVERY_CALL_SECONDS, FAILURES, SLACK_SECONDS
@@ -155,10 +155,16 @@ class Strike:
         """Wait until the fault is over, and its link with it if the client is to notice."""
         await self._over.wait()
         assert self.segment is not None
-        while by_the_client and self.segment.link.is_open:
-            await asyncio.sleep(0.002)
-        for _ in range(5):
-            await asyncio.sleep(0)
+        if by_the_client:
+            await gone(self.segment.link)
+
+
+async def gone(link: Link) -> None:
+    """Wait until a link has ended, and its client has had the time to hear of it."""
+    while link.is_open:
+        await asyncio.sleep(0.002)
+    for _ in range(5):
+        await asyncio.sleep(0)
 
 
 class World:

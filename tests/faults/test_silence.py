@@ -299,3 +299,26 @@ async def test_a_cursor_on_a_silent_peer_ends(postgres, way):
             "prepare": lambda: connection.prepare("SELECT 2"),
         }
         assert await outcome(work[way]()) is not None
+
+
+@on_both_loops
+async def test_a_psycopg_copy_on_a_silent_peer_ends_and_a_slow_one_does_not(postgres):
+    """COPY goes past psycopg's lock, and a borrower may take its time between two rows."""
+    async with (
+        FaultProxy.to(postgres.url) as proxy,
+        pool_on(proxy.url, "psycopg", stall_after=STALL) as pool,
+        pool.acquire() as connection,
+    ):
+        await connection.execute("CREATE TABLE slow (number int)")
+        async with connection.cursor() as cursor:
+            async with cursor.copy("COPY slow FROM STDIN") as copy:
+                await copy.write("1\n")
+                await asyncio.sleep(1.5)
+                await copy.write("2\n")
+
+            async def into_the_silence():
+                async with cursor.copy("COPY slow FROM STDIN") as copy:
+                    await copy.write("3\n")
+                    proxy.silence(proxy.links)
+
+            assert await outcome(into_the_silence()) is not None

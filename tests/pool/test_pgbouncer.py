@@ -28,7 +28,7 @@ needs_pgbouncer = pytest.mark.skipif(
 DRIVERS = {
     # PgBouncer before 1.21 does not know which server connection has which prepared statement.
     "asyncpg": {"statement_cache_size": 0},
-    "psycopg": {"prepare_threshold": None},
+    "psycopg": {},
 }
 DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, psycopg.Error, OSError)
 
@@ -112,12 +112,7 @@ def bouncer(crashable_postgres, tmp_path):
 def pool_on(bouncer, driver, **options):
     options = {"min_size": 2, "max_size": 10, "probe_interval": 0.2, "probe_timeout": 1.0} | options
     config = PoolConfig(database_url=bouncer.url(driver), **options)
-    return ConnectionPoolManager(config, init=ask, **DRIVERS[driver])
-
-
-async def ask(connection):
-    """PgBouncer lets clients in whether or not the server behind it is there."""
-    await connection.execute("SELECT 1")
+    return ConnectionPoolManager(config, **DRIVERS[driver])
 
 
 async def value(pool, sql, *arguments):
@@ -277,7 +272,7 @@ async def test_a_failover_behind_two_of_them_is_followed(replicated_postgres, tm
             timeout=60.0,
             outage_patience=60.0,
         )
-        async with ConnectionPoolManager(config, init=ask, **DRIVERS[driver]) as pool:
+        async with ConnectionPoolManager(config, **DRIVERS[driver]) as pool:
             await pool.execute("INSERT INTO t VALUES (1)")
             await asyncio.to_thread(cluster.primary.crash)
             await asyncio.to_thread(cluster.promote)

@@ -18,7 +18,8 @@ from poolkeeper import (
     outcome_of,
 )
 from poolkeeper.testing.contracts import eventually
-from tests.transactions.conftest import value, work, write
+from poolkeeper.testing.proxy import Direction, Verdict
+from tests.transactions.conftest import resolutions, value, work, write
 
 DRIVER_ERRORS = (asyncpg.PostgresError, psycopg.Error)
 
@@ -52,9 +53,32 @@ async def test_an_exception_of_the_function_rolls_back_and_passes_through(rig):
         assert error.__cause__ is None
         assert outcome_of(error) is Outcome.ROLLED_BACK
         assert runs == 1
-        # Rolled back before the exception arrived, not some time later.
-        assert await rig.sessions("state LIKE 'idle in transaction%'") == 0
         assert await rig.times_done(job) == 0
+
+
+@pytest.mark.asyncio
+async def test_an_exception_arrives_when_the_rollback_is_done(rig):
+    """Whoever catches it finds no lock of the transaction any more."""
+
+    async def fail(connection):
+        await write(connection, 0)
+        raise KeyError("mine")
+
+    def rolls_back(segment):
+        return segment.direction is Direction.TO_SERVER and "ROLLBACK" in (segment.text or "")
+
+    async with rig.behind_a_proxy(max_size=1) as (pool, proxy):
+        proxy.policy = lambda segment: Verdict.HOLD if rolls_back(segment) else Verdict.PASS
+        held = proxy.wait_for_segment(rolls_back)
+        running = asyncio.ensure_future(pool.run_transaction(fail))
+        await held
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not running.done()
+        proxy.policy = None
+        proxy.release()
+        with pytest.raises(KeyError):
+            await running
 
 
 @pytest.mark.asyncio
@@ -248,6 +272,7 @@ async def test_a_function_that_ignores_the_time_limit_is_not_committed(rig):
     async with rig.pool() as pool:
         with pytest.raises(TransactionTimeoutError):
             await pool.run_transaction(stubborn, timeout=0.2)
+        assert resolutions(pool) == []
         assert await rig.times_done(job) == 0
 
 

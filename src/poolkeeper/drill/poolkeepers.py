@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 
 NOTICED = {
     "connection_lost": "connection lost",
-    "connection_stalled": "connection stalled",
+    "stalled": "connection silent",
     "validation_failed": "validation failed",
+    "failover": "failover",
+    "read_only": "read only",
 }
 """Reasons of ``connection_recycled`` that mean a fault was noticed on one connection."""
 

@@ -58,6 +58,15 @@ class Backends(NamedTuple):
     reading: frozenset[int]
 
 
+LARGEST_PID = 4_194_304
+"""The most Linux allows; other systems allow less."""
+
+
+def is_process_number(pid: int) -> bool:
+    """Whether a login was told what can be a server process; PgBouncer tells a random number."""
+    return 0 < pid <= LARGEST_PID
+
+
 BACKENDS = """\
 SELECT pg_backend_pid(), wanted.pid, activity.pid IS NULL,
        coalesce(activity.state LIKE 'idle%%'

@@ -7,7 +7,6 @@ import contextlib
 import inspect
 import os
 import socket
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -15,8 +14,16 @@ from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import tuple_row
 
-from poolkeeper.drivers.base import IDENTITY, Condition, Identity, backends_of, backends_query
+from poolkeeper.drivers.base import (
+    IDENTITY,
+    Condition,
+    Identity,
+    backends_of,
+    backends_query,
+    is_process_number,
+)
 from poolkeeper.drivers.hosts import Hosts
+from poolkeeper.drivers.psycopg_connection import WatchedAsyncConnection
 from poolkeeper.drivers.psycopg_lease import PooledPsycopgConnection, psycopg_lease_released
 from poolkeeper.drivers.psycopg_transaction import PooledPsycopgTransaction, script
 from poolkeeper.drivers.silence import silence_of
@@ -30,7 +37,6 @@ if TYPE_CHECKING:
     from poolkeeper.drivers.base import Backends, Notes, Owner, Silence
     from poolkeeper.endpoints import Host
 
-CANCEL_SECONDS = 1.0
 
 KEEPALIVE = {
     "keepalives_idle": 1,
@@ -56,7 +62,6 @@ class PsycopgSession:
         "_watch",
         "_watching",
         "_working",
-        "begun",
         "connection",
         "endpoint",
         "identified",
@@ -64,9 +69,7 @@ class PsycopgSession:
         "server_version",
     )
 
-    def __init__(
-        self, connection: psycopg.AsyncConnection[Any], owner: Owner, notes: Notes
-    ) -> None:
+    def __init__(self, connection: WatchedAsyncConnection[Any], owner: Owner, notes: Notes) -> None:
         self.connection = connection
         self._owner = owner
         self._notes = notes
@@ -74,12 +77,10 @@ class PsycopgSession:
         self._aborted = False
         self.keep_defaults()
         self._working = False
-        connection._try_cancel = partial(_try_cancel, connection)  # type: ignore[method-assign]
         # A COMMIT whose caller has left.
         self._finishing: asyncio.Task[str] | None = None
         self.identified = False
         self.identity: Identity | None = None
-        self.begun = 0
         self._loop = asyncio.get_running_loop()
         # A second descriptor of the same socket: psycopg registers and removes its own with the
         # event loop around every statement.
@@ -181,8 +182,8 @@ class PsycopgSession:
     def is_busy(self, lease: PooledPsycopgConnection) -> bool:
         """See ``Session``."""
         del lease
-        # notifies() holds the lock as well, for as long as nothing happens.
-        return self.connection.lock.locked() and (
+        # Who waits for notifications waits for nothing in particular.
+        return self.connection.waiting > 0 and (
             self.connection.pgconn.transaction_status == pq.TransactionStatus.ACTIVE
         )
 
@@ -198,8 +199,8 @@ class PsycopgSession:
         return None if row is None else row[0]
 
     def statements_begun(self) -> int:
-        """See ``Session``. Those of cursors are not counted; the kernel's word covers them."""
-        return self.begun
+        """See ``Session``."""
+        return self.connection.waits
 
     def silence(self) -> Silence | None:
         """See ``Session``."""
@@ -342,13 +343,6 @@ class PsycopgSession:
         return lease._last_query
 
 
-async def _try_cancel(
-    connection: psycopg.AsyncConnection[Any], *, timeout: float = CANCEL_SECONDS
-) -> None:
-    """Ask the server to stop a statement whose task was cancelled; psycopg would wait for 5 s."""
-    await psycopg.AsyncConnection._try_cancel(connection, timeout=min(timeout, CANCEL_SECONDS))
-
-
 class PsycopgDriver:
     """Opens psycopg connections in autocommit mode, as asyncpg's are.
 
@@ -417,7 +411,7 @@ class PsycopgDriver:
         if callable(password):
             password = password()
             kwargs["password"] = await password if inspect.isawaitable(password) else password
-        connection = await psycopg.AsyncConnection.connect(
+        connection = await WatchedAsyncConnection.connect(
             self._dsn or "",
             **{
                 **KEEPALIVE,
@@ -427,6 +421,9 @@ class PsycopgDriver:
                 **kwargs,
             },
         )
+        if "prepare_threshold" not in kwargs and not is_process_number(connection.info.backend_pid):
+            # A pooler: statements prepared here may meet those of other clients, with their rows.
+            connection.prepare_threshold = None
         session = PsycopgSession(connection, self._owner, self._notes)
         if host is not None:
             session.endpoint = host

@@ -83,10 +83,6 @@ class PooledPsycopgConnection:
         if not isinstance(query, str) or query not in self._notes.clean:
             self._dirty |= self._notes.mark(query)
         slot = self._slot
-        session = slot.connection
-        # None: the pool has cut the connection off, and the driver will say so.
-        if session is not None:
-            session.begun += 1
         try:
             return await self._con.execute(query, params, **options)
         except psycopg.errors.ReadOnlySqlTransaction as error:

@@ -1,5 +1,6 @@
 """Background duties of an open pool: one each, all with the same start and stop."""
 
+from poolkeeper.keepers.hosts import HostsKeeper
 from poolkeeper.keepers.leaks import LeakKeeper
 from poolkeeper.keepers.ledger import LedgerKeeper
 from poolkeeper.keepers.liveness import LivenessKeeper
@@ -9,6 +10,7 @@ from poolkeeper.keepers.service import Keeper
 from poolkeeper.keepers.stalls import StallKeeper
 
 __all__ = [
+    "HostsKeeper",
     "Keeper",
     "LeakKeeper",
     "LedgerKeeper",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import time
@@ -79,7 +80,9 @@ class FaultyPostgres(EmbeddedPostgres):
         assert self._guardian is not None, "the server was never started"
         self.freeze()
         for process in self._processes():
-            process.kill()
+            # one may be gone by now: whoever started it took note of its end
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
         self._guardian.wait()
         self._forget_guardian()
 
