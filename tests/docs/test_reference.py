@@ -20,6 +20,7 @@ from poolkeeper.cli.app import app as cli
 from poolkeeper.core import state
 from poolkeeper.core.slots import LEGAL
 from poolkeeper.exceptions import ConnectionPoolError, InvariantViolated
+from poolkeeper.keepers import hosts, stalls
 from poolkeeper.observability import events
 from poolkeeper.observability.health import HealthReport
 from poolkeeper.observability.otel import instrument
@@ -94,10 +95,13 @@ def reasons() -> set[str]:
     """Every text the code closes a connection with."""
     closing = {"_leave", "discard", "_drop_idle", "_throw_away"}
     found = set()
-    for module in (state, poolkeeper.errands, poolkeeper.pool):
+    for module in (state, poolkeeper.errands, poolkeeper.pool, hosts, stalls):
         for node in ast.walk(ast.parse(inspect.getsource(module))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-                if node.func.attr in closing:
+                if node.func.attr == "evict" and isinstance(node.args[1], ast.Constant):
+                    # The other texts of the call are for people.
+                    found.add(node.args[1].value)
+                elif node.func.attr in closing:
                     texts = [part for argument in node.args for part in ast.walk(argument)]
                     found |= {part.value for part in texts if isinstance(part, ast.Constant)}
             elif isinstance(node, ast.FunctionDef) and node.name == "_reason_to_close":

@@ -160,9 +160,7 @@ async def expect(phase, site, error):
         return  # it may have come before the COMMIT was sent
     if site.fault == CANCEL and isinstance(phase, BeforeTheCommitRecord):
         assert outcome_of(error) is Outcome.ROLLED_BACK, f"{site.name}: {error!r}"
-    elif site.fault == CANCEL and not isinstance(phase, BeforeTheAnswerArrives):
-        assert error is None, f"{site.name}: {error!r}"
-    elif site.fault != CANCELLED and site.way == "run_transaction":
+    elif (site.fault == CANCEL and not isinstance(phase, BeforeTheAnswerArrives)) or (site.fault != CANCELLED and site.way == "run_transaction"):
         assert error is None, f"{site.name}: {error!r}"
     if isinstance(phase, FLUSHED) or (site.fault == CANCELLED and site.way != "autocommit"):
         # Nobody undoes what is on disk, and COMMIT is not cancelled with its caller.

@@ -37,6 +37,7 @@ def test_every_name_that_people_search_for_is_there():
         "connection_recycled",
         "database_connection_lost",
         "database_reconnected",
+        "failover_detected",
         "pool_closed",
         "pool_exhausted",
         "pool_initialized",
