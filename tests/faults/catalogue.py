@@ -13,7 +13,7 @@ import asyncpg
 import psycopg
 
 from poolkeeper.exceptions import ConnectionPoolError
-from poolkeeper.outcomes import Outcome, outcome_of
+from poolkeeper.outcomes import LOST, Outcome, outcome_of
 from poolkeeper.sqlstate import chain
 from poolkeeper.testing.embedded import FaultyPostgres
 from poolkeeper.testing.proxy import FaultProxy
@@ -57,12 +57,11 @@ def family(error: BaseException) -> str:
     """The kind of an exception, the same for both drivers."""
     if isinstance(error, ConnectionPoolError):
         return "pool"
-    if isinstance(error, asyncpg.PostgresConnectionError | asyncpg.InterfaceError):
+    code = getattr(error, "sqlstate", None)
+    if code in LOST or isinstance(error, asyncpg.InterfaceError):
         return "lost"
-    if isinstance(error, psycopg.OperationalError):
-        # Its subclasses stand for single SQLSTATEs, "canceled" among them.
-        code = error.sqlstate
-        return "statement" if code and not code.startswith(("08", "57P", "25P")) else "lost"
+    if code is None and isinstance(error, psycopg.OperationalError):
+        return "lost"
     if isinstance(error, asyncpg.PostgresError | psycopg.Error):
         return "statement"
     return "time" if isinstance(error, TimeoutError) else "network"
@@ -177,12 +176,6 @@ async def heal(scene):
 
 # The table ----------------------------------------------------------------------------------------
 
-LOST = {"lost"}
-AT_ONCE = 1.0
-"""Seconds in which a connection that was closed is missed; the promise is "at once"."""
-NEVER = None
-
-
 @dataclass(frozen=True)
 class Row:
     """One fault.
@@ -190,12 +183,14 @@ class Row:
     Attributes:
         strike: Makes it.
         mend: Ends it.
-        idle: Seconds until an idle connection is missed; None: it is as good as before.
+        idle: Whether an idle connection does not survive it.
         probed: Whether only a probe can find that out.
         running: The families of error a running statement may end with; empty: it runs on.
         codes: SQLSTATEs of which one may come with it.
         outcome: What ``outcome_of`` says of it.
         connect: Words or SQLSTATEs in what a new pool says; empty: it opens.
+        seconds: How long the statement would run.
+        refused: Whether new logins are refused meanwhile, which is not waited out.
     """
 
     strike: Callable[[Any], Awaitable[None]]
@@ -206,13 +201,17 @@ class Row:
     codes: frozenset[str] = frozenset({"08003", "57P01", "57P02", "57P03"})
     outcome: Outcome = Outcome.UNKNOWN
     connect: tuple[str, ...] = ()
+    seconds: float = 30.0
+    refused: bool = False
 
     @property
     def name(self) -> str:
         return self.strike.__name__.replace("_", " ")
 
 
-REFUSED = ("Connect call failed", "Connection refused", "reset by peer", "57P03")
+REFUSED = (
+    "Connect call failed", "Connection refused", "reset by peer", "closed the connection", "57P03",
+)  # fmt: skip
 UNANSWERED = ("TimeoutError", "timeout", "no answer")
 
 ROWS = {
@@ -224,18 +223,21 @@ ROWS = {
         Row(crash, restart, connect=REFUSED),
         Row(stop_immediate, restart, connect=REFUSED),
         Row(stop_fast, restart, connect=REFUSED),
-        Row(stop_smart, restart, idle=False, running=frozenset(),
+        Row(stop_smart, restart, idle=False, running=frozenset(), seconds=1.5,
             connect=("shutting down", *REFUSED)),
         Row(terminate),
-        Row(drop_database, create_database, connect=("3D000", "does not exist")),
+        Row(drop_database, create_database, connect=("3D000", "does not exist"),
+            refused=True),
         Row(cancel, idle=False, running=frozenset({"statement"}), codes=frozenset({"57014"}),
             outcome=Outcome.ROLLED_BACK),
         Row(freeze_backend, thaw, probed=True, running=frozenset({"time"}), codes=frozenset()),
-        Row(freeze_postmaster, thaw, idle=False, running=frozenset(), connect=UNANSWERED),
+        Row(freeze_postmaster, thaw, idle=False, running=frozenset(), seconds=1.5,
+            connect=UNANSWERED),
         Row(freeze_everything, thaw, probed=True, connect=UNANSWERED),
         Row(rst),
         Row(fin),
-        Row(silence_of_old_connections, heal, probed=True),
+        # While the server is at work on it, it is a slow one.
+        Row(silence_of_old_connections, heal, probed=True, seconds=1.0),
         Row(silence, heal, probed=True, connect=UNANSWERED),
         Row(refuse, heal, connect=REFUSED),
     )

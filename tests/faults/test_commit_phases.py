@@ -151,7 +151,6 @@ async def test_a_fault_during_commit_is_told_truly(server, driver, name, record_
         report = await world.report()
         assert report.ok, said(report)
         record_property("fault_points", len(sites))
-        print(f"{len(sites)} fault points: {dict(world.outcomes)}")
 
 
 async def expect(phase, site, error):
@@ -228,4 +227,3 @@ async def test_the_end_of_the_server_during_commit_is_told_truly(
         report = await world.report()
         assert report.ok, said(report)
         record_property("fault_points", len(sites))
-        print(f"{len(sites)} fault points: {dict(world.outcomes)}")

@@ -57,7 +57,6 @@ async def test_one_fault_at_any_segment_is_told_truly(
     finally:
         await world.close()
     record_property("fault_points", len(points))
-    print(f"{len(points)} fault points: {dict(world.outcomes)}")
 
 
 @pytest.mark.asyncio
@@ -85,4 +84,3 @@ async def test_a_crash_at_any_segment_is_told_truly(
     finally:
         await world.close()
     record_property("fault_points", len(points))
-    print(f"{len(points)} fault points: {dict(world.outcomes)}")

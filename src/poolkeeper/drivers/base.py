@@ -273,6 +273,8 @@ async def answered(
     work: asyncio.Task[str], seconds: float | None, *, give_up: Callable[[], None]
 ) -> str:
     """Wait for a COMMIT without ever cancelling it; ``give_up`` on it after ``seconds``."""
+    # Who is cancelled or gives up leaves; nobody is then left to hear of a failure.
+    work.add_done_callback(_hear)
     if seconds is None:
         # What asyncio.wait does, at half its price: every COMMIT comes this way.
         ended: asyncio.Future[None] = work.get_loop().create_future()
@@ -290,6 +292,11 @@ async def answered(
             "whether it took effect is unknown. Suggestion: use run_transaction(), which finds out."
         )
     return work.result()
+
+
+def _hear(work: asyncio.Task[str]) -> None:
+    if not work.cancelled():
+        work.exception()
 
 
 def _wake(waiter: asyncio.Future[None], _work: object) -> None:

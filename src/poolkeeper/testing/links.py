@@ -125,7 +125,10 @@ class Link:
     def heal(self, *, reset: bool = False) -> None:
         """Pass everything again, where nothing was swallowed; with `reset` end it otherwise."""
         if self._given_up:
-            return  # it ends by itself
+            # it ends by itself, once the server has answered; COPY has no answer to give
+            if reset:
+                self.close()
+            return
         if self.is_damaged and (reset or self._left):
             self.reset()
         for lane in self._lanes(Direction.BOTH):
