@@ -51,6 +51,7 @@ CREATE TABLE work_once (id bigint PRIMARY KEY);
 CREATE TABLE constants (n int NOT NULL);
 INSERT INTO constants VALUES (1), (2), (3);
 """
+NO_TABLES = "DROP TABLE work, work_once, constants; DROP SCHEMA IF EXISTS poolkeeper CASCADE"
 
 _works = itertools.count(1)
 _applications = itertools.count(1)
@@ -177,6 +178,8 @@ class World:
         self.outcomes: Counter[str] = Counter()
         self._rows: dict[int, Counter[int]] = defaultdict(Counter)
         self._expected: dict[int, int] = {}
+        self._databases: list[str] = []
+        self._free: list[str] = []
         self._admin: asyncpg.Connection | None = None
         self._admin_lock = asyncio.Lock()
 
@@ -189,6 +192,8 @@ class World:
 
     async def close(self) -> None:
         """Hang up."""
+        for name in self._databases:
+            await self.query(f"DROP DATABASE {name} WITH (FORCE)")
         if self._admin is not None:
             await self._admin.close()
 
@@ -198,17 +203,20 @@ class World:
         if not call.new_database:
             yield self.url
             return
-        name = f"new_{next(_applications)}"
-        await self.query(f"CREATE DATABASE {name}")
+        if self._free:
+            name = self._free.pop()
+        else:
+            name = f"new_{next(_applications)}"
+            self._databases.append(name)
+            await self.query(f"CREATE DATABASE {name}")
         url = self.server.dsn(name)
-        try:
-            async with _connected(url) as connection:
-                await connection.execute(TABLES)
-            yield url
-            async with _connected(url) as connection:
-                await self._read(connection)
-        finally:
-            await self.query(f"DROP DATABASE {name} WITH (FORCE)")
+        async with _connected(url) as connection:
+            await connection.execute(TABLES)
+        yield url
+        async with _connected(url) as connection:
+            await self._read(connection)
+            await connection.execute(NO_TABLES)
+        self._free.append(name)
 
     async def dry_run(self, driver: str, call: Call) -> list[Step]:
         """What a call says on the wire when nothing goes wrong."""

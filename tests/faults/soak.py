@@ -13,6 +13,7 @@ import random
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 
 import structlog
@@ -33,19 +34,24 @@ def main() -> int:
     _say(f"seed {seed}, {options.minutes:g} minutes")
     # every outage is logged otherwise, and there are a thousand
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    report = soak(seed, options.minutes * 60)
+    report, complete = soak(seed, options.minutes * 60)
     _say(f"\n{report}")
-    if report.ok:
+    if report.ok and complete:
         return 0
+    if not complete:
+        _say("\nbroken off: an episode ended with the exception above")
     _say(
         f"\nreproduce with: python -m tests.faults.soak --seed {seed} --minutes {options.minutes:g}"
     )
     return 1
 
 
-def soak(seed: int, seconds: float) -> Report:
-    """Episodes until the time is over; the report on all of them."""
-    reports = []
+def soak(seed: int, seconds: float) -> tuple[Report, bool]:
+    """Episodes until the time is over; the report on all of them, and whether all came to an end.
+
+    An episode ends with an exception when a client got what is no answer of a pool, or none at all.
+    """
+    reports: list[Report] = []
     end = time.monotonic() + seconds
     with (
         tempfile.TemporaryDirectory(prefix="poolkeeper-soak-") as data_dir,
@@ -54,12 +60,15 @@ def soak(seed: int, seconds: float) -> Report:
         while not reports or time.monotonic() < end:
             left = max(5.0, end - time.monotonic())
             number = seed + len(reports)
-            episode = asyncio.run(
-                run_episode(server, seed=number, seconds=min(EPISODE_SECONDS, left))
-            )
+            length = min(EPISODE_SECONDS, left)
+            try:
+                episode = asyncio.run(run_episode(server, seed=number, seconds=length))
+            except Exception:
+                _say(f"  episode {number}:\n{traceback.format_exc()}")
+                return combined(reports, seed=seed), False
             reports.append(episode.report)
             _tell(episode)
-    return combined(reports, seed=seed)
+    return combined(reports, seed=seed), True
 
 
 def _tell(episode) -> None:

@@ -157,11 +157,14 @@ async def expect(phase, site, error):
     """What is certain in a phase, beyond what is true of every answer."""
     if site.fault == DEADLINE:
         return  # it may have come before the COMMIT was sent
+    cancelled = site.fault == CANCELLED
     if site.fault == CANCEL and isinstance(phase, BeforeTheCommitRecord):
         assert outcome_of(error) is Outcome.ROLLED_BACK, f"{site.name}: {error!r}"
-    elif (site.fault == CANCEL and not isinstance(phase, BeforeTheAnswerArrives)) or (site.fault != CANCELLED and site.way == "run_transaction"):
+        return
+    harmless = site.fault == CANCEL and not isinstance(phase, BeforeTheAnswerArrives)
+    if harmless or (site.way == "run_transaction" and not cancelled):
         assert error is None, f"{site.name}: {error!r}"
-    if isinstance(phase, FLUSHED) or (site.fault == CANCELLED and site.way != "autocommit"):
+    if isinstance(phase, FLUSHED) or (cancelled and site.way != "autocommit"):
         # Nobody undoes what is on disk, and COMMIT is not cancelled with its caller.
         assert await times_there(site) == 1, f"{site.name}: {error!r}"
 
