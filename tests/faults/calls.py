@@ -264,9 +264,7 @@ async def cursor_executemany(pool, work):
         connection.transaction(),
         connection.cursor() as opened,
     ):
-        await opened.executemany(
-            "INSERT INTO work VALUES (%s, %s)", [(work, n) for n in (1, 2, 3)]
-        )
+        await opened.executemany("INSERT INTO work VALUES (%s, %s)", [(work, n) for n in (1, 2, 3)])
 
 
 @call(*PSYCOPG, rows=1)

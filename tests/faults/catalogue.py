@@ -176,6 +176,7 @@ async def heal(scene):
 
 # The table ----------------------------------------------------------------------------------------
 
+
 @dataclass(frozen=True)
 class Row:
     """One fault.

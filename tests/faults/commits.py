@@ -248,9 +248,7 @@ class Site:
         """Begin the call and wait until its COMMIT is in the phase."""
         seconds = DEADLINES[self.way] if self.fault == DEADLINE else None
         self.doing = asyncio.ensure_future(WAYS[self.way](self.pool, self.work, seconds))
-        while not self.doing.done() and (
-            self.link is None or not await self.phase.reached(self)
-        ):
+        while not self.doing.done() and (self.link is None or not await self.phase.reached(self)):
             await asyncio.sleep(0.01)
         # A deadline may come sooner than that, on a busy machine.
         assert not self.doing.done() or self.fault == DEADLINE, f"{self.name}: {self.doing}"

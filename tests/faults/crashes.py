@@ -25,9 +25,7 @@ class Crash:
         number: How many points there are.
     """
 
-    def __init__(
-        self, end: Callable[[], None], start: Callable[[], object], number: int
-    ) -> None:
+    def __init__(self, end: Callable[[], None], start: Callable[[], object], number: int) -> None:
         self._end = end
         self._start = start
         self._missing = number

@@ -266,9 +266,7 @@ class World:
                 database_url=proxy.url.replace("postgresql://", f"postgresql+{driver}://", 1),
                 **OPTIONS | call.options,
             )
-            pool = ConnectionPoolManager(
-                config, server_settings={"application_name": application}
-            )
+            pool = ConnectionPoolManager(config, server_settings={"application_name": application})
             if not call.opens:
                 await pool.initialize()
                 await settled(pool)
@@ -425,4 +423,3 @@ def points_of(driver: str, call: Call, steps: list[Step]) -> list[Point]:
 def said(report: Report) -> str:
     """The words of a report, for a failed assertion."""
     return f"\n{report}"
-

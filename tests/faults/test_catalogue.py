@@ -283,9 +283,7 @@ async def _conflict(pool, first, second, begin="BEGIN"):
             await one.execute(first[0])
             await two.execute(second[0])
             waiting = asyncio.ensure_future(one.execute(first[1]))
-            results = await asyncio.gather(
-                waiting, two.execute(second[1]), return_exceptions=True
-            )
+            results = await asyncio.gather(waiting, two.execute(second[1]), return_exceptions=True)
         finally:
             for connection in (one, two):
                 await connection.execute("ROLLBACK")

@@ -34,6 +34,23 @@ def database(postgres_server):
 
 
 @pytest.mark.asyncio
+async def test_there_are_five_hundred_points_at_least(postgres_server, database):
+    """A call that said nothing on the wire would pass every test of it."""
+    world = World(postgres_server, database)
+    try:
+        points = [
+            point
+            for driver, calls in CALLS.items()
+            for call in calls.values()
+            if not call.new_database
+            for point in points_of(driver, call, await world.dry_run(driver, call))
+        ]
+    finally:
+        await world.close()
+    assert len(points) >= 500
+
+
+@pytest.mark.asyncio
 @pytest.mark.parametrize(("driver", "name"), EVERY_CALL, ids=map("-".join, EVERY_CALL))
 async def test_one_fault_at_any_segment_is_told_truly(
     postgres_server, database, driver, name, record_property
