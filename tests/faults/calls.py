@@ -399,7 +399,7 @@ async def transaction_outcome_committed(pool, work):
 # The pool itself ----------------------------------------------------------------------------------
 
 
-@call(*BOTH, opens=True, insists=True, options={"min_size": 2})
+@call(*BOTH, opens=True, insists=True, options={"min_size": 2, "initialization_attempts": 20})
 async def initialize(pool, work):
     await pool.initialize()
     await settled(pool)

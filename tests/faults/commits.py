@@ -34,7 +34,7 @@ SETTINGS = {
 }
 
 
-# Ways to write -------------------------------------------------------------------------------------
+# Ways to write ------------------------------------------------------------------------------------
 
 
 async def run_transaction(pool, work, seconds):
@@ -230,6 +230,7 @@ class Site:
     application: str
     work: int
     doing: asyncio.Future[Any] = field(init=False)
+    begun: asyncio.Event = field(default_factory=asyncio.Event)
     link: Link | None = None
     answered: bool = False
     loses_answer: bool = False
@@ -248,6 +249,7 @@ class Site:
         """Begin the call and wait until its COMMIT is in the phase."""
         seconds = DEADLINES[self.way] if self.fault == DEADLINE else None
         self.doing = asyncio.ensure_future(WAYS[self.way](self.pool, self.work, seconds))
+        self.begun.set()
         while not self.doing.done() and (self.link is None or not await self.phase.reached(self)):
             await asyncio.sleep(0.01)
         # A deadline may come sooner than that, on a busy machine.

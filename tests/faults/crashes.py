@@ -59,11 +59,15 @@ class Crash:
             async with asyncio.timeout(ARRIVE_SECONDS):
                 await self._all_here.wait()
                 await self._delivered.wait()
+            import time; t=time.monotonic()
             await asyncio.to_thread(self._end)
+            print("END", time.monotonic()-t)
         finally:
             self._all_here.set()
             self._ended.set()
+            t=time.monotonic()
             await asyncio.to_thread(self._start)
+            print("START", time.monotonic()-t)
 
 
 async def crash_once(world: World, points: Sequence[Point]) -> None:

@@ -92,9 +92,10 @@ async def site_on(world, phase, driver, way, fault):
         await world.emptied(application, 0)
 
 
-async def judge(site, doing):
+async def judge(site, doing, over):
     """Record what the caller was told; ask about what nobody could know; look at the pool."""
     error = await site.world.record(site.name, site.fault, site.work, doing, CALL_SECONDS)
+    await over.wait()
     await site.proxy.heal(links=True)
     if site.fault in ENDS_ITS_LINK:
         await gone(site.link)
@@ -122,6 +123,23 @@ async def held_and_struck(phase, sites, strike):
             site.proxy.release()
 
 
+async def results_of(phase, sites, strike):
+    """What each caller was told, by the name of its site."""
+    results = {}
+    over = asyncio.Event()
+
+    async def struck():
+        await strike()
+        over.set()
+
+    async def watch(site):
+        await site.begun.wait()
+        results[site.name] = await judge(site, site.doing, over)
+
+    await all_of(held_and_struck(phase, sites, struck), *(watch(site) for site in sites))
+    return results
+
+
 @pytest.mark.asyncio
 @pytest.mark.parametrize("driver", DRIVERS)
 @pytest.mark.parametrize("name", PHASES)
@@ -134,17 +152,11 @@ async def test_a_fault_during_commit_is_told_truly(server, driver, name, record_
             for way in WAYS
             for fault in FAULTS
         ]
-        results = {}
 
         async def strike():
             await all_of(*(FAULTS[site.fault](site) for site in sites))
 
-        async def watch(site):
-            while not hasattr(site, "doing"):
-                await asyncio.sleep(0.01)
-            results[site.name] = await judge(site, site.doing)
-
-        await all_of(held_and_struck(phase, sites, strike), *(watch(site) for site in sites))
+        results = await results_of(phase, sites, strike)
         for site in sites:
             await expect(phase, site, results[site.name])
         await stack.aclose()
@@ -204,7 +216,6 @@ async def test_the_end_of_the_server_during_commit_is_told_truly(
             for driver in DRIVERS
             for way in WAYS
         ]
-        results = {}
 
         async def strike():
             await asyncio.to_thread(ENDS[end], server, sites)
@@ -213,12 +224,7 @@ async def test_the_end_of_the_server_during_commit_is_told_truly(
                 site.proxy.reset(site.link)
             await asyncio.to_thread(server.start)
 
-        async def watch(site):
-            while not hasattr(site, "doing"):
-                await asyncio.sleep(0.01)
-            results[site.name] = await judge(site, site.doing)
-
-        await all_of(held_and_struck(phase, sites, strike), *(watch(site) for site in sites))
+        results = await results_of(phase, sites, strike)
         for site in sites:
             if site.way == "run_transaction":
                 assert results[site.name] is None, f"{site.name}: {results[site.name]!r}"

@@ -79,6 +79,15 @@ async def guarded(con: Any, work: Awaitable[Any]) -> Any:
     except EXPLAINED as error:
         explain(con, error)
         raise
+    except AttributeError as error:
+        if con._protocol is not None:
+            raise
+        # Cut off between two steps of one statement; asyncpg takes it for granted that it is not.
+        lost = exceptions.ConnectionDoesNotExistError(
+            "connection was closed in the middle of operation"
+        )
+        explain(con, lost)
+        raise lost from error
 
 
 async def running(con: Any, work: Awaitable[Any]) -> Any:

@@ -55,7 +55,7 @@ UNIQUE_VIOLATION: Final = "23505"
 CONFLICTS: Final = frozenset({SERIALIZATION_FAILURE, DEADLOCK_DETECTED})
 """The server rolled back one of several transactions that were in each other's way."""
 
-LEAVE_SECONDS: Final = 1.0
+LEAVE_SECONDS: Final = 0.5
 """How long a function may take to notice that its time is over before it loses its connection."""
 
 RESOLVE_SECONDS: Final = 3.0
