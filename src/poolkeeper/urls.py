@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Literal
 from urllib.parse import unquote, unquote_plus
 
@@ -109,13 +110,22 @@ def redact(text: str, *secrets: str | None) -> str:
     characters is replaced only where it stands alone: replacing each of its letters would both
     destroy the text and give the secret away.
     """
+    for pattern in _patterns(secrets):
+        text = pattern.sub(MASK, text)
+    return text
+
+
+@lru_cache(maxsize=64)
+def _patterns(secrets: tuple[str | None, ...]) -> list[re.Pattern[str]]:
+    """What to look for, longest first. Every text of every event comes by, with the same few."""
     passwords = {p for secret in secrets if secret for p in _passwords_of(secret) if p}
+    patterns = []
     for password in sorted(passwords, key=len, reverse=True):
         pattern = "".join(_spellings(character) for character in password)
         if len(password) < 4:
             pattern = rf"(?<!\w){pattern}(?!\w)"
-        text = re.sub(pattern, MASK, text)
-    return text
+        patterns.append(re.compile(pattern))
+    return patterns
 
 
 def _passwords_of(secret: str) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from time import monotonic
 
 from poolkeeper.testing.proxy import Direction, Segment, Verdict
 from tests.faults.points import Point, World
@@ -33,6 +34,7 @@ class Crash:
         self._delivering = 0
         self._delivered = asyncio.Event()
         self._ended = asyncio.Event()
+        self.took: list[float] = []
 
     async def strike(self, segment: Segment) -> Verdict:
         """The fault of each point."""
@@ -59,21 +61,25 @@ class Crash:
             async with asyncio.timeout(ARRIVE_SECONDS):
                 await self._all_here.wait()
                 await self._delivered.wait()
-            import time; t=time.monotonic()
+            began = monotonic()
             await asyncio.to_thread(self._end)
-            print("END", time.monotonic()-t)
+            self.took.append(monotonic() - began)
         finally:
             self._all_here.set()
             self._ended.set()
-            t=time.monotonic()
+            began = monotonic()
             await asyncio.to_thread(self._start)
-            print("START", time.monotonic()-t)
+            self.took.append(monotonic() - began)
 
 
 async def crash_once(world: World, points: Sequence[Point]) -> None:
     """Bring every point to its segment, crash the server there, and judge each."""
     crash = Crash(world.server.crash, world.server.start, len(points))
-    await all_of(crash.happen(), *(world.run(p, crash.strike, CALL_SECONDS) for p in points))
+    try:
+        await all_of(crash.happen(), *(world.run(p, crash.strike, CALL_SECONDS) for p in points))
+    except BaseException as error:
+        error.add_note(f"ending and starting the server took {crash.took} s")
+        raise
 
 
 async def all_of(*works: Awaitable[None]) -> None:

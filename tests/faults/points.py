@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import itertools
 from collections import Counter, defaultdict
@@ -52,6 +53,19 @@ CREATE TABLE constants (n int NOT NULL);
 INSERT INTO constants VALUES (1), (2), (3);
 """
 NO_TABLES = "DROP TABLE work, work_once, constants; DROP SCHEMA IF EXISTS poolkeeper CASCADE"
+
+
+@functools.cache
+def _configuration(options: tuple[tuple[str, Any], ...]) -> PoolConfig:
+    # Reading environment and files takes longer than opening a pool.
+    return PoolConfig(**OPTIONS | dict(options))
+
+
+def config_for(url: str, driver: str, **options: Any) -> PoolConfig:
+    """The options of a pool with this driver."""
+    url = url.replace("postgresql://", f"postgresql+{driver}://", 1)
+    return _configuration(tuple(options.items())).with_changes(database_url=url)
+
 
 _works = itertools.count(1)
 _applications = itertools.count(1)
@@ -262,11 +276,10 @@ class World:
     async def _site(self, driver: str, call: Call):
         application = f"point-{next(_applications)}"
         async with self.place_for(call) as url, FaultProxy.to(url) as proxy:
-            config = PoolConfig(
-                database_url=proxy.url.replace("postgresql://", f"postgresql+{driver}://", 1),
-                **OPTIONS | call.options,
+            pool = ConnectionPoolManager(
+                config_for(proxy.url, driver, **call.options),
+                server_settings={"application_name": application},
             )
-            pool = ConnectionPoolManager(config, server_settings={"application_name": application})
             if not call.opens:
                 await pool.initialize()
                 await settled(pool)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from poolkeeper import ConnectionPoolManager, PoolConfig
+from poolkeeper import ConnectionPoolManager
 from poolkeeper.outcomes import Outcome, outcome_of
 from poolkeeper.testing.embedded import FaultyPostgres
 from poolkeeper.testing.proxy import FaultProxy
@@ -31,7 +31,7 @@ from tests.faults.commits import (
     Site,
 )
 from tests.faults.crashes import all_of
-from tests.faults.points import OPTIONS, Sessions, World, gone, prepare_database, said
+from tests.faults.points import Sessions, World, config_for, gone, prepare_database, said
 from tests.faults.rig import DRIVERS
 from tests.pool.soundness import assert_sound
 
@@ -76,10 +76,7 @@ async def site_on(world, phase, driver, way, fault):
     name = f"{driver} {way}, {type(phase).__name__}: {fault}"
     async with FaultProxy.to(world.url) as proxy:
         pool = ConnectionPoolManager(
-            PoolConfig(
-                database_url=proxy.url.replace("postgresql://", f"postgresql+{driver}://", 1),
-                **OPTIONS | {"stall_after": 0.2, "timeout": 12.0},
-            ),
+            config_for(proxy.url, driver, stall_after=0.2, timeout=12.0),
             server_settings={"application_name": application, "synchronous_commit": "on"},
         )
         async with pool:

@@ -322,3 +322,20 @@ async def test_a_psycopg_copy_on_a_silent_peer_ends_and_a_slow_one_does_not(post
                     proxy.silence(proxy.links)
 
             assert await outcome(into_the_silence()) is not None
+
+
+@with_both_drivers
+@on_both_loops
+async def test_a_cancelled_call_on_a_silent_peer_leaves_soon(postgres, driver):
+    """The drivers ask the server to stop the statement first; nobody is there to hear it."""
+    async with (
+        FaultProxy.to(postgres.url) as proxy,
+        pool_on(proxy.url, driver, stall_after=0) as pool,
+    ):
+        await warm(pool, 1)
+        proxy.silence()
+        call = asyncio.create_task(pool.execute("SELECT 1"))
+        await until(lambda: pool.get_statistics().active_connections == 1)
+        await asyncio.sleep(0.1)
+        call.cancel()
+        assert await asyncio.wait({call}, timeout=2.0 + 1.5) == ({call}, set())

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import os
+import socket
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
@@ -13,7 +17,7 @@ Row = TypeVar("Row")
 Result = TypeVar("Result")
 
 CANCEL_SECONDS = 1.0
-"""How long a cancelled task waits for the server to hear of it; psycopg would wait 5 s."""
+"""How long a cancelled task waits for the server to hear of it, and then for it to obey."""
 
 
 class WatchedAsyncConnection(psycopg.AsyncConnection[Row]):
@@ -40,4 +44,13 @@ class WatchedAsyncConnection(psycopg.AsyncConnection[Row]):
             self.waiting -= 1
 
     async def _try_cancel(self, *, timeout: float = CANCEL_SECONDS) -> None:
+        # psycopg then waits up to 5 s for the statement to end; a server that is silent never
+        # ends it, and the cancelled task would be held for as long.
+        asyncio.get_running_loop().call_later(2 * CANCEL_SECONDS, self._give_up, self.waits)
         await super()._try_cancel(timeout=min(timeout, CANCEL_SECONDS))
+
+    def _give_up(self, waits: int) -> None:
+        """Cut the connection off if what was cancelled then is still waited for."""
+        if self.waiting and self.waits == waits and not self.closed:
+            with contextlib.suppress(OSError), socket.socket(fileno=os.dup(self.fileno())) as ours:
+                ours.shutdown(socket.SHUT_RDWR)

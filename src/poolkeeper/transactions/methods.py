@@ -119,8 +119,8 @@ class TransactionMethods:
                 server's.
             readonly: The transaction only reads; it then costs nothing but its BEGIN and COMMIT.
             deferrable: See PostgreSQL; for serializable, read-only transactions.
-            timeout: Seconds all of it may take, with at most half of one more to leave ``fn``. None: each
-                wait for a connection and each question for an outcome is bounded by the option
+            timeout: Seconds all of it may take, with half of one more at most to end ``fn``. None:
+                each wait for a connection and each question for an outcome is bounded by the option
                 ``timeout``, COMMIT by ``command_timeout``, and ``fn`` by nothing.
             retries: How often it may be run again; None: the option ``max_retries``.
 
