@@ -25,3 +25,15 @@ def _alias_connection_pool() -> None:
 
 
 _alias_connection_pool()
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """How many faults were made to happen one at a time, at a place of their own each."""
+    points = sum(
+        value
+        for report in terminalreporter.getreports("passed")
+        for name, value in report.user_properties
+        if name == "fault_points"
+    )
+    if points:
+        terminalreporter.write_line(f"{points} fault points")

@@ -13,7 +13,7 @@ from poolkeeper.deadlines import bounded
 from poolkeeper.dialling import ask, dial_patiently
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable
 
     from poolkeeper.core.slots import Slot, SlotState
     from poolkeeper.pool import Pool
@@ -190,14 +190,25 @@ class Errands:
         if slot.state is not CLOSED:
             self._pool.carry_out(self._pool.state.closed(slot, monotonic()))
 
-    async def cancel_statements(self) -> None:
-        """Ask the server to stop what borrowers still run; bounded, best effort.
+    def cancellers(self) -> list[Callable[[], Awaitable[object]]]:
+        """What stops the statements borrowers still run, after their connections are cut off.
 
         Dropping a transport is not enough: the server notices when it next writes to it, which a
-        long statement may not do for hours.
+        long statement may not do for hours. But it has to come first: a COMMIT that waits for a
+        synchronous standby is answered with success when it is cancelled, and nobody may hear it.
         """
         sessions = [slot.connection for slot in self._pool.state.slots.values() if slot.borrow]
-        await asyncio.gather(
-            *(bounded(session.cancel(), CLOSE_SECONDS) for session in sessions),
-            return_exceptions=True,
-        )
+        found = [session.canceller() for session in sessions if session is not None]
+        return [canceller for canceller in found if canceller is not None]
+
+
+async def cancel_all(cancellers: Iterable[Callable[[], Awaitable[object]]]) -> None:
+    """Ask the server to stop statements; bounded, best effort."""
+    await asyncio.gather(
+        *(bounded(_ask(canceller), CLOSE_SECONDS) for canceller in cancellers),
+        return_exceptions=True,
+    )
+
+
+async def _ask(canceller: Callable[[], Awaitable[object]]) -> None:
+    await canceller()

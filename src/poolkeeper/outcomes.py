@@ -80,21 +80,21 @@ def outcome_of(error: BaseException) -> Outcome:
     transaction. Whatever is not certain is ``UNKNOWN``: exceptions that are neither a driver's
     nor the pool's, time limits, cancellations.
     """
-    never_sent = False
-    for link in chain(error):
-        verdict = getattr(link, _MARK, None) or _of_ours(link)
-        if verdict is None:
-            if not is_driver_error(link):
-                break
-            verdict = _of_driver(link)
-        if verdict is Outcome.ROLLED_BACK and never_sent:
-            # It was said of a statement before this one.
-            continue
-        if verdict is not None:
-            return verdict
-        # Its context may say more: the same words follow a connection lost in mid-statement.
-        never_sent = never_sent or (link is error and any(text in str(link) for text in NEVER_SENT))
-    return Outcome.NOT_SENT if never_sent else Outcome.UNKNOWN
+    verdict = _verdict(error)
+    if verdict is not None:
+        return verdict
+    if not is_driver_error(error) or not any(text in str(error) for text in NEVER_SENT):
+        return Outcome.UNKNOWN
+    # The same words follow a connection lost in mid-statement. What the chain says may only make
+    # it less certain: it may as well be of a call before this one, whose error is being handled.
+    earlier = [link for link in chain(error) if link is not error and is_driver_error(link)]
+    lost = any(_verdict(link) in {None, Outcome.UNKNOWN} for link in earlier)
+    return Outcome.UNKNOWN if lost else Outcome.NOT_SENT
+
+
+def _verdict(error: BaseException) -> Outcome | None:
+    """What the error says by itself, leaving aside what it is chained to."""
+    return getattr(error, _MARK, None) or _of_ours(error) or _of_driver(error)
 
 
 def mark(error: BaseException, outcome: Outcome) -> None:

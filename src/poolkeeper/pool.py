@@ -10,6 +10,7 @@ from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from poolkeeper.core.availability import Failure
 from poolkeeper.core.effects import (
     Close,
     Connect,
@@ -28,7 +29,7 @@ from poolkeeper.core.state import PoolState
 from poolkeeper.core.waiters import TicketState
 from poolkeeper.deadlines import bounded
 from poolkeeper.drivers.base import Condition
-from poolkeeper.errands import CLOSE_SECONDS, Errands
+from poolkeeper.errands import CLOSE_SECONDS, Errands, cancel_all
 from poolkeeper.exceptions import PoolTimeoutError
 from poolkeeper.holders import holders, task_name, youngest_in_deadlock
 from poolkeeper.misuse import Home
@@ -342,6 +343,13 @@ class Pool:
     def adopt(self, slot: Slot, session: Any, started: float) -> None:
         """Put a fresh session to use in ``slot``."""
         now = monotonic()
+        hosts = self.driver.hosts
+        if hosts is not None and hosts.superseded(session.endpoint):
+            # The pool has moved on while it was made ready.
+            session.abort()
+            self.carry_out(self.state.connect_failed(slot, Failure.UNAVAILABLE, now))
+            self.sign_of_life()
+            return
         took = now - started
         self.server_version = session.server_version
         self.reporter.recovered()
@@ -536,10 +544,9 @@ class Pool:
             async with asyncio.timeout(seconds):
                 await asyncio.shield(self._emptied)
         except TimeoutError:
-            try:
-                await self.errands.cancel_statements()
-            finally:
-                self.terminate()
+            cancellers = self.errands.cancellers()
+            self.terminate()
+            await cancel_all(cancellers)
             # Cancelled dials report in the next turns of the loop.
             await asyncio.wait({self._emptied}, timeout=CLOSE_SECONDS)
         except asyncio.CancelledError:

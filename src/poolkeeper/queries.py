@@ -11,7 +11,7 @@ from poolkeeper.exceptions import PoolUsageError
 from poolkeeper.transactions.retries import may_repeat
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from poolkeeper.config import PoolConfig
     from poolkeeper.pool import Pool
@@ -42,7 +42,7 @@ class Queries:
         if lease is None:
             lease = await pool.wait(None, depth=4)
         try:
-            return await getattr(lease, method)(*args, **kwargs)
+            return await _begin(pool, lease, method, args, kwargs)
         except Exception as error:
             lost = is_lost(lease)
             if not may_repeat(error, lost=lost, idempotent=False) or _consumed(method, args):
@@ -227,14 +227,28 @@ class _Call:
             pool.release(lease)
 
     async def _run(self, lease: Any, left: float) -> Any:
-        work = getattr(lease, self._method)
-        if not self._bounded:
-            return await work(*self._args, **self._kwargs)
-        if self._pool.driver.name == "psycopg":
-            # Its statements have no time limit of their own.
-            async with asyncio.timeout(max(0.0, left)):
-                return await work(*self._args, **self._kwargs)
-        return await work(*self._args, timeout=max(0.001, left), **self._kwargs)
+        kwargs = self._kwargs
+        if self._bounded:
+            kwargs = {**kwargs, "timeout": max(0.001, left)}
+        return await _begin(self._pool, lease, self._method, self._args, kwargs)
+
+
+def _begin(
+    pool: Pool, lease: Any, method: str, args: Sequence[Any], kwargs: dict[str, Any]
+) -> Awaitable[Any]:
+    """Call a method of a connection; also with a time limit that its driver does not know."""
+    work = getattr(lease, method)
+    if "timeout" in kwargs and pool.driver.name == "psycopg":
+        return _limited(work, args, **kwargs)
+    made: Awaitable[Any] = work(*args, **kwargs)
+    return made
+
+
+async def _limited(
+    work: Callable[..., Awaitable[Any]], args: Sequence[Any], *, timeout: float, **kwargs: Any
+) -> Any:
+    async with asyncio.timeout(timeout):
+        return await work(*args, **kwargs)
 
 
 def _consumed(method: str, args: Sequence[Any]) -> bool:

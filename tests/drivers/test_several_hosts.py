@@ -336,6 +336,8 @@ async def test_of_two_primaries_the_one_on_the_higher_timeline_is_used(
         dial = dialler(url(replicated_postgres, *hosts, driver=driver))
         session = await dial()
         assert session.endpoint == (new.host, new.port)
+        known = dial.driver.hosts
+        assert [host.port for host in known.hosts if known.superseded(host)] == [old.port]
         # The connection to the other one fitted as well, until they were compared.
         await eventually(lambda dial=dial: not dial.sessions_on(old))
     # Known now to be a relic, it is not used even when the right one cannot be reached.
@@ -454,6 +456,27 @@ async def test_a_connection_beside_another_leads_to_the_same_server(cluster, dia
     beside = await dial.driver.connect_beside(session, PATIENCE)
     dial.opened.append(beside)
     assert beside.endpoint == session.endpoint == (standby.host, standby.port)
+
+
+@pytest.mark.asyncio
+async def test_only_proof_makes_a_host_superseded(cluster, dialler):
+    """Not that it is slow, nor that another address is used; and the one in use never is."""
+    primary, (standby,) = cluster.primary, cluster.standbys
+    dial = dialler(url(cluster, primary, standby))
+    await dial()
+    hosts = dial.driver.hosts
+    used, other = hosts.hosts
+    hosts.prefer(other, hosts.timeline)
+    assert not hosts.superseded(used)
+    hosts.saw(used, None)
+    assert hosts.superseded(used)
+    hosts.saw(used, hosts.timeline)
+    assert not hosts.superseded(used)
+    hosts.prefer(other, hosts.timeline + 1)
+    assert hosts.superseded(used)
+    hosts.prefer(used, hosts.timeline)
+    hosts.saw(used, None)
+    assert not hosts.superseded(used)
 
 
 @pytest.mark.asyncio

@@ -100,12 +100,9 @@ class Fault:
     fits: Callable[[Step], bool] = lambda step: True
 
 
-def _is_request(step: Step) -> bool:
-    return step.direction is Direction.TO_SERVER
-
-
 def _runs_something(step: Step) -> bool:
-    return _is_request(step) and step.backend and step.types != "X"
+    request = step.direction is Direction.TO_SERVER
+    return request and step.backend and step.types != "X"
 
 
 async def _terminate_after_delivery(segment: Segment, world: World) -> Verdict:
@@ -116,19 +113,14 @@ async def _terminate_after_delivery(segment: Segment, world: World) -> Verdict:
 
 
 SILENCE = "swallowed, then silence"
+TERMINATED = "delivered, then terminated"
 CRASH = "crash after delivery"
 FAULTS = {
     fault.name: fault
     for fault in (
         Fault("lost", lambda segment, world: Verdict.LOSE),
         Fault(SILENCE, lambda segment, world: Verdict.DROP),
-        Fault(
-            "delivered, then reset",
-            lambda segment, world: Verdict.DELIVER_THEN_RESET,
-            # The proxy resets the server's side when it has answered, and it answers no CopyData.
-            lambda step: _is_request(step) and step.types != "d",
-        ),
-        Fault("delivered, then terminated", _terminate_after_delivery, _runs_something),
+        Fault(TERMINATED, _terminate_after_delivery, _runs_something),
     )
 }
 
@@ -424,13 +416,21 @@ async def at_once(works: Iterable[Any], limit: int = AT_ONCE) -> None:
 
 
 def points_of(driver: str, call: Call, steps: list[Step]) -> list[Point]:
-    """Every fault at every step it fits."""
+    """Every fault at every step it fits, but for crashes, which many points share."""
     return [
         Point(driver, call, place, step, fault.name)
         for place, step in enumerate(steps)
         for fault in FAULTS.values()
-        if fault.fits(step)
+        if fault.fits(step) and not (fault.name == TERMINATED and crashes(call))
     ]
+
+
+def crashes(call: Call) -> bool:
+    """Whether the whole server has to crash during a call: it commits, or insists.
+
+    For others the end of their server process tells as much, and costs less.
+    """
+    return call.insists or call.rows > 0
 
 
 def said(report: Report) -> str:

@@ -37,6 +37,8 @@ from tests.pool.soundness import assert_sound
 
 HOLD_SECONDS = 1.2
 """How long a COMMIT stays where it is after the fault: longer than the deadline of any caller."""
+HOLD_RESTARTED_SECONDS = 0.3
+"""The same after the end of the server."""
 CALL_SECONDS = 15.0
 """Including the time it is held, and that of a server to restart."""
 DATABASE = "commit_phases"
@@ -106,21 +108,21 @@ async def times_there(site) -> int:
     return len(rows)
 
 
-async def held_and_struck(phase, sites, strike):
+async def held_and_struck(phase, sites, strike, hold):
     """Bring all COMMITs into the phase, strike, and let them go on a while later."""
     await phase.enter()
     try:
         await all_of(*(site.get_there() for site in sites))
         await strike()
         # Resolvers come while the COMMIT in doubt is still running.
-        await asyncio.sleep(HOLD_SECONDS)
+        await asyncio.sleep(hold)
     finally:
         await phase.leave()
         for site in sites:
             site.proxy.release()
 
 
-async def results_of(phase, sites, strike):
+async def results_of(phase, sites, strike, hold):
     """What each caller was told, by the name of its site."""
     results = {}
     over = asyncio.Event()
@@ -133,7 +135,7 @@ async def results_of(phase, sites, strike):
         await site.begun.wait()
         results[site.name] = await judge(site, site.doing, over)
 
-    await all_of(held_and_struck(phase, sites, struck), *(watch(site) for site in sites))
+    await all_of(held_and_struck(phase, sites, struck, hold), *(watch(site) for site in sites))
     return results
 
 
@@ -153,7 +155,7 @@ async def test_a_fault_during_commit_is_told_truly(server, driver, name, record_
         async def strike():
             await all_of(*(FAULTS[site.fault](site) for site in sites))
 
-        results = await results_of(phase, sites, strike)
+        results = await results_of(phase, sites, strike, HOLD_SECONDS)
         for site in sites:
             await expect(phase, site, results[site.name])
         await stack.aclose()
@@ -221,7 +223,7 @@ async def test_the_end_of_the_server_during_commit_is_told_truly(
                 site.proxy.reset(site.link)
             await asyncio.to_thread(server.start)
 
-        results = await results_of(phase, sites, strike)
+        results = await results_of(phase, sites, strike, HOLD_RESTARTED_SECONDS)
         for site in sites:
             if site.way == "run_transaction":
                 assert results[site.name] is None, f"{site.name}: {results[site.name]!r}"

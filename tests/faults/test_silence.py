@@ -1,11 +1,15 @@
 """A peer that went silent is noticed without anybody's query, and a slow one is left alone."""
 
 import asyncio
+import contextlib
+import socket
 import time
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
 
 import pytest
 
-from poolkeeper.testing.proxy import Direction, FaultProxy, Verdict
+from poolkeeper.testing.proxy import Direction, FaultProxy, SilentServer, Verdict
 from tests.faults.rig import (
     on_both_loops,
     outages,
@@ -339,3 +343,104 @@ async def test_a_cancelled_call_on_a_silent_peer_leaves_soon(postgres, driver):
         await asyncio.sleep(0.1)
         call.cancel()
         assert await asyncio.wait({call}, timeout=2.0 + 1.5) == ({call}, set())
+
+
+@with_both_drivers
+@on_both_loops
+async def test_new_connections_silent_and_old_ones_fine(postgres, driver):
+    """Nobody is let in on the side, but the server is heard elsewhere: nothing is cut off."""
+    async with (
+        SilentServer() as nobody,
+        FaultProxy.to(postgres.url) as proxy,
+        pool_on(proxy.url, driver, stall_after=STALL) as pool,
+    ):
+        await warm(pool, 3)
+        proxy.retarget(nobody.url)
+        slow = asyncio.create_task(outcome(pool.execute("SELECT pg_sleep(4)")))
+        await until(lambda: pool.get_statistics().active_connections == 1)
+        assert await slow is None
+        assert "stalled" not in pool.get_statistics().recycled
+
+
+@with_both_drivers
+@on_both_loops
+async def test_another_server_behind_the_same_address_knows_nothing(
+    postgres, crashable_postgres, driver
+):
+    """A load balancer leads the side connection astray: what it says is not about our process."""
+    async with (
+        FaultProxy.to(postgres.url) as proxy,
+        pool_on(proxy.url, driver, stall_after=STALL) as pool,
+    ):
+        await warm(pool, 1)
+        crashable_postgres.create_database(postgres.name)
+        slow = asyncio.create_task(outcome(pool.execute("SELECT pg_sleep(3)")))
+        await until(lambda: pool.get_statistics().active_connections == 1)
+        before = proxy.accepted
+        proxy.retarget(crashable_postgres.dsn(postgres.name))
+        assert await slow is None
+        assert proxy.accepted > before, "nobody asked"
+
+
+@asynccontextmanager
+async def _slow_uplink(url):
+    """A way to the server on which about 3 MB a second get through, with small buffers."""
+    target = urlsplit(url)
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+    listener.bind(("127.0.0.1", 0))
+    pumps, writers = set(), []
+
+    async def pump(reader, writer, pause):
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(32768):
+                writer.write(data)
+                await writer.drain()
+                await asyncio.sleep(pause)
+        writer.close()
+
+    async def serve(reader, writer):
+        near, far = await asyncio.open_connection(target.hostname, target.port)
+        writers.extend((writer, far))
+        pumps.add(asyncio.create_task(pump(near, writer, 0)))
+        pumps.add(asyncio.create_task(pump(reader, far, 0.01)))
+
+    server = await asyncio.start_server(serve, sock=listener, limit=32768)
+    try:
+        yield url.replace(f":{target.port}/", f":{listener.getsockname()[1]}/")
+    finally:
+        server.close()
+        for task in pumps:
+            task.cancel()
+        await asyncio.gather(*pumps, return_exceptions=True)
+        for writer in writers:
+            writer.transport.abort()
+        await asyncio.sleep(0)
+
+
+@with_both_drivers
+@on_both_loops
+async def test_a_long_message_on_its_way_is_no_silence(postgres, driver):
+    """While it arrives the server says that it is idle, which it is not for long."""
+    async with (
+        _slow_uplink(postgres.url) as url,
+        pool_on(url, driver, stall_after=STALL) as pool,
+    ):
+        await warm(pool, 1)
+        text = "x" * 8_000_000
+        assert await outcome(pool.execute(f"SELECT length('{text}')"), bound=20.0) is None
+        assert "stalled" not in pool.get_statistics().recycled
+
+
+@on_both_loops
+async def test_a_borrower_that_takes_its_time_with_rows_is_no_silence(postgres):
+    """The server has sent everything and is idle; whoever takes the rows is not done."""
+    taken = []
+
+    async def take(data):
+        taken.append(data)
+        await asyncio.sleep(0.5)
+
+    async with pool_on(postgres.url, stall_after=STALL) as pool, pool.acquire() as connection:
+        await connection.copy_from_query("SELECT generate_series(1, 4)", output=take)
+        assert b"".join(taken) == b"1\n2\n3\n4\n"

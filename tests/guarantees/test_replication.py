@@ -121,6 +121,25 @@ async def test_commit_waiting_for_a_standby(replicated_postgres, streamed):
     assert sorted(await numbers(standby.dsn())) == [0, 1]
 
 
+@with_both_drivers
+async def test_closing_during_commit(crashable_postgres, driver):
+    """Closing the pool does not make a COMMIT succeed without its standby.
+
+    PostgreSQL answers COMMIT with success if it is asked to cancel the wait.
+    """
+    server = crashable_postgres
+    server.psql(TABLE)
+    async with pool_on(server.dsn(), driver) as pool:
+        await write(pool, 0)
+        server.psql("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+        server.psql("SELECT pg_reload_conf()")
+        task = asyncio.create_task(outcome(write(pool, 1), bound=30.0))
+        waits = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+        await until(lambda: server.psql(waits))
+        await pool.close(timeout=0.5)
+        assert isinstance(await task, TransactionOutcomeUnknownError)
+
+
 def _wait_until_received(primary, standby):
     position = primary.psql("SELECT pg_current_wal_flush_lsn()")
     while standby.psql(f"SELECT pg_last_wal_receive_lsn() >= '{position}'") != "t":

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import time
+from contextlib import asynccontextmanager
 
 import asyncpg
 import psycopg
@@ -11,6 +12,7 @@ import pytest_asyncio
 
 from poolkeeper import ConnectionPoolManager, PoolConfig
 from poolkeeper.drivers.hosts import Hosts
+from poolkeeper.endpoints import Host
 from poolkeeper.keepers.hosts import HostsKeeper
 from poolkeeper.observability.events import (
     ConnectionRecycled,
@@ -230,6 +232,88 @@ async def test_a_new_connection_elsewhere_takes_the_others_along(replicated_post
         assert endpoints(pool) == {name(cluster.primary)}
         for connection in held:
             await pool.release(connection)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("driver", DRIVERS)
+async def test_a_connection_made_ready_during_a_failover_is_not_used(replicated_postgres, driver):
+    """It was dialled to the old primary, which answers still; what it acknowledges will be lost."""
+    cluster = replicated_postgres
+    ready, begun = asyncio.Event(), asyncio.Event()
+    ready.set()
+
+    async def init(_connection):
+        begun.set()
+        await ready.wait()
+
+    config = PoolConfig(database_url=cluster.dsn(driver=driver), min_size=1, max_size=2)
+    async with ConnectionPoolManager(config, init=init) as pool, pool.acquire():
+        events = listen(pool, FailoverDetected)
+        ready.clear()
+        begun.clear()
+        asking = asyncio.create_task(value(pool, "SELECT current_setting('port')::int"))
+        await begun.wait()
+        await asyncio.to_thread(cluster.promote)
+        await eventually(lambda: events)
+        ready.set()
+        assert await asking == cluster.primary.port
+        assert endpoints(pool) == {name(cluster.primary)}
+
+
+@asynccontextmanager
+async def pool_on_two_addresses(server, driver):
+    """A pool, the proxy in front of a server that it uses, and another one in front of that."""
+    dsn = server.dsn(driver=driver)
+    async with FaultProxy.to(dsn) as one, FaultProxy.to(dsn) as other:
+        addresses = f"127.0.0.1:{one.port},127.0.0.1:{other.port}"
+        url = f"{dsn.replace(address_of(dsn), addresses)}?target_session_attrs=read-write"
+        async with pool_on(url, min_size=1) as pool:
+            port = pool._pool.driver.hosts.current.port
+            yield (pool, one, other) if port == one.port else (pool, other, one)
+
+
+def address_of(dsn):
+    return dsn.rpartition("@")[2].partition("/")[0]
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("driver", DRIVERS)
+async def test_an_address_that_is_slow_for_once_keeps_its_connections(postgres, driver):
+    """Two poolers of one primary: nothing failed over, and statements in flight go on."""
+    async with pool_on_two_addresses(postgres.server, driver) as (pool, used, other):
+        events = listen(pool, FailoverDetected, ConnectionRecycled)
+        async with pool.acquire() as connection:
+            working = asyncio.create_task(connection.execute("SELECT pg_sleep(2)"))
+            used.shape(latency=0.5)
+            await value(pool, "SELECT 1")
+            assert pool._pool.driver.hosts.current.port == other.port
+            used.shape()
+            await working
+        assert events == []
+
+
+@pytest.mark.asyncio
+async def test_connections_left_behind_are_dropped_when_their_host_proves_a_standby(
+    replicated_postgres,
+):
+    """The pool had gone elsewhere without need; what it learns later counts as well."""
+    cluster = replicated_postgres
+    (standby,) = cluster.standbys
+    async with pool_on_two_addresses(cluster.primary, "asyncpg") as (pool, used, other):
+        (keeper,) = (keeper for keeper in pool._keepers if isinstance(keeper, HostsKeeper))
+        async with pool.acquire() as connection:
+            working = asyncio.create_task(connection.execute("SELECT pg_sleep(60)"))
+            used.shape(latency=0.5)
+            await value(pool, "SELECT 1")
+            used.shape()
+            used.retarget(standby.dsn())
+            # The next look dials.
+            await eventually(lambda: Host("127.0.0.1", used.port) in keeper._sessions)
+            keeper._sessions[Host("127.0.0.1", used.port)].abort()
+            with pytest.raises(asyncpg.PostgresError) as caught:
+                await working
+            note = f"127.0.0.1:{other.port} is the primary now, no longer 127.0.0.1:{used.port}"
+            assert note in " ".join(caught.value.__notes__)
 
 
 @pytest.mark.asyncio

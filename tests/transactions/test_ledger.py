@@ -4,11 +4,19 @@ import asyncio
 import time
 from uuid import UUID, uuid4
 
+import asyncpg
 import pytest
 
-from poolkeeper import LedgerUnavailableError, Outcome, PoolUsageError, outcome_of
+from poolkeeper import (
+    LedgerUnavailableError,
+    Outcome,
+    PoolUsageError,
+    TransactionTimeoutError,
+    outcome_of,
+)
 from poolkeeper.testing.contracts import eventually
 from poolkeeper.transactions import ledger as ledger_module
+from poolkeeper.transactions import schema as schema_module
 from poolkeeper.transactions.ids import age_of, new_id
 from tests.cli.commands import poolkeeper
 from tests.transactions.conftest import value, work, write
@@ -90,17 +98,64 @@ async def test_init_db_says_why_it_cannot(rig):
 
 @pytest.mark.asyncio
 async def test_a_ledger_that_was_dropped_is_made_again(rig):
-    """The transaction that finds out fails without effect, the next one succeeds."""
+    """The transaction that finds out had no effect and is run again."""
     async with rig.pool() as pool:
         await pool.run_transaction(write, work())
         await rig.admin.execute("DROP SCHEMA poolkeeper CASCADE")
         job = work()
-        with pytest.raises(Exception, match="poolkeeper") as caught:
-            await pool.run_transaction(write, job)
-        assert outcome_of(caught.value) is Outcome.ROLLED_BACK
-        assert await rig.times_done(job) == 0
-        await pool.run_transaction(write, job)
+        assert await pool.run_transaction(write, job) == job
         assert await rig.times_done(job) == 1
+        assert pool.get_statistics().total_retries == 1
+
+
+@pytest.mark.asyncio
+async def test_a_ledger_that_goes_missing_again_is_an_error(rig):
+    """One more attempt, not as many as there are retries; the error is the server's."""
+    runs = []
+
+    async def drop(connection):
+        runs.append(1)
+        await connection.execute("DROP SCHEMA poolkeeper CASCADE")
+
+    async with rig.pool() as pool:
+        with pytest.raises(Exception, match="poolkeeper") as caught:
+            await pool.run_transaction(drop)
+        assert caught.value.sqlstate == "42P01"
+        assert outcome_of(caught.value) is Outcome.ROLLED_BACK
+        assert len(runs) == 2
+
+
+@pytest.mark.asyncio
+async def test_another_database_gets_a_ledger_of_its_own(rig, postgres_server):
+    """set_connect_args leads to one without; the first transaction there succeeds."""
+    other = postgres_server.create_database(f"other_{rig.application.replace('-', '_')}")
+    admin = await asyncpg.connect(other)
+    try:
+        await admin.execute("CREATE TABLE done (work bigint NOT NULL)")
+        async with rig.pool() as pool:
+            await pool.run_transaction(write, work())
+            pool.set_connect_args(other.replace("postgresql", f"postgresql+{rig.driver}", 1))
+            await pool.expire_connections()
+            job = work()
+            assert await pool.run_transaction(write, job) == job
+            assert await admin.fetchval("SELECT count(*) FROM done WHERE work = $1", job) == 1
+    finally:
+        await admin.close()
+
+
+@pytest.mark.asyncio
+async def test_a_time_limit_holds_while_somebody_else_makes_the_ledger(rig):
+    """Waiting for them is part of the time it may take."""
+    async with rig.pool() as pool, rig.admin.transaction():
+        await rig.admin.execute(f"SELECT pg_advisory_xact_lock({schema_module._LOCK})")
+        first = asyncio.ensure_future(pool.run_transaction(write, work()))
+        await rig.reached("wait_event = 'advisory'")
+        with pytest.raises(TransactionTimeoutError) as caught:
+            await pool.run_transaction(write, work(), timeout=0.5)
+        assert caught.value.elapsed < 5.0
+        assert not first.done()
+        await rig.admin.execute("SELECT 1")
+        first.cancel()
 
 
 @pytest.mark.asyncio

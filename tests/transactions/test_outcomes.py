@@ -10,6 +10,7 @@ import poolkeeper
 from poolkeeper import Outcome, outcome_of
 from poolkeeper.exceptions import ConnectionPoolError
 from poolkeeper.outcomes import OURS, mark
+from poolkeeper.testing.proxy import Direction, Verdict
 from tests.transactions.conftest import value
 
 DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, psycopg.Error)
@@ -181,3 +182,50 @@ def test_what_is_known_better_is_believed():
     late = asyncpg.UniqueViolationError("twice")
     mark(late, UNKNOWN)
     assert outcome_of(late) is UNKNOWN
+
+
+EARLIER = [
+    poolkeeper.DatabaseUnavailableError("an earlier call"),
+    asyncpg.SerializationError("an earlier call"),
+    psycopg.errors.SerializationFailure("an earlier call"),
+    psycopg.errors.UniqueViolation("an earlier call"),
+]
+
+
+@pytest.mark.parametrize("earlier", EARLIER, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize(
+    "lost",
+    [
+        psycopg.OperationalError("consuming input failed: server closed the connection"),
+        asyncpg.ConnectionDoesNotExistError("connection was closed in the middle of operation"),
+        asyncpg.InternalClientError("got result for unknown protocol state"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_error_being_handled_says_nothing_of_the_call_made_meanwhile(earlier, lost):
+    """Python chains the two; only the second one is about the call."""
+    lost.__context__ = earlier
+    assert outcome_of(lost) is UNKNOWN
+
+
+@pytest.mark.asyncio
+async def test_nothing_is_sent_twice_because_of_an_error_being_handled(rig):
+    """The answer is lost, in a call made while an error that meant "not sent" was handled."""
+    await rig.admin.execute("CREATE TABLE once (x int)")
+    async with rig.behind_a_proxy() as (pool, proxy):
+        await pool.execute("SELECT 1")
+        sent = []
+
+        def policy(segment):
+            if "INSERT" in (segment.text or "") and segment.direction is Direction.TO_SERVER:
+                sent.append(segment)
+                return Verdict.DELIVER_THEN_RESET
+            return Verdict.PASS
+
+        proxy.policy = policy
+        try:
+            raise poolkeeper.DatabaseUnavailableError("an earlier call: nothing was sent")
+        except poolkeeper.DatabaseUnavailableError:
+            error = await failure(pool.execute("INSERT INTO once VALUES (1)"))
+        assert outcome_of(error) is UNKNOWN
+        assert len(sent) == 1

@@ -7,6 +7,7 @@ import asyncpg
 import psycopg
 import pytest
 
+import poolkeeper
 from poolkeeper import (
     Outcome,
     PoolUsageError,
@@ -292,6 +293,72 @@ async def test_a_function_that_hangs_on_a_silent_peer_is_cut_off(rig):
 
 
 @pytest.mark.asyncio
+async def test_a_wait_for_a_connection_does_not_put_off_the_end(rig):
+    """A function that will not leave loses its connection half a second after the limit."""
+    async with rig.pool(max_size=1, stall_after=0) as pool:
+        await pool.run_transaction(write, work())
+
+        async def stay(connection):
+            try:
+                await asyncio.sleep(60)
+            finally:
+                await connection.execute("SELECT pg_sleep(60)")
+
+        async with pool.acquire():
+            before = pool._pool.now()
+            running = asyncio.ensure_future(pool.run_transaction(stay, timeout=4.0))
+            await asyncio.sleep(3.0)
+        with pytest.raises(TransactionTimeoutError):
+            await running
+        # The promise is 4.5; with the wait counted twice it is 7.5.
+        assert pool._pool.now() - before < 6.5
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    "before", [asyncpg.SerializationError("before"), psycopg.errors.SerializationFailure("before")]
+)
+async def test_an_error_that_is_being_handled_is_not_taken_for_the_answer_to_commit(rig, before):
+    """A transaction run in an ``except`` block loses its COMMIT's answer: it is asked about."""
+    job = work()
+    async with rig.behind_a_proxy() as (pool, proxy):
+        lost = []
+
+        def lose_one_answer(segment):
+            if segment.direction is Direction.TO_SERVER:
+                if not lost and "; commit" in (segment.text or ""):
+                    lost.append(segment.link)
+                return Verdict.PASS
+            return Verdict.LOSE if segment.link in lost else Verdict.PASS
+
+        proxy.policy = lose_one_answer
+        try:
+            raise before
+        except DRIVER_ERRORS:
+            assert await pool.run_transaction(write, job) == job
+        assert resolutions(pool) == ["committed"]
+        assert await rig.times_done(job) == 1
+
+
+@pytest.mark.asyncio
+async def test_an_error_that_is_being_handled_is_not_a_conflict(rig):
+    """Only the server's own 40001 means another attempt, not one from before."""
+    runs = []
+
+    async def fail(connection):
+        runs.append(1)
+        raise psycopg.OperationalError("of somebody's own")
+
+    async with rig.pool() as pool:
+        try:
+            raise psycopg.errors.SerializationFailure("before")
+        except psycopg.Error:
+            with pytest.raises(DRIVER_ERRORS):
+                await pool.run_transaction(fail)
+        assert runs == [1]
+
+
+@pytest.mark.asyncio
 async def test_work_with_one_id_is_done_once(rig):
     """An idempotency key: by one of many that try at once, and never again."""
     key, job = uuid4(), work()
@@ -391,3 +458,20 @@ async def test_a_leak_report_names_the_line_of_the_caller(rig):
         await pool.run_transaction(linger)
         (event,) = [e for e in pool.seen if e.name == "connection_leak_suspected"]
         assert "test_run_transaction.py" in event.acquired_at
+
+
+@pytest.mark.asyncio
+async def test_an_id_may_come_as_text_and_must_be_a_uuid(rig):
+    """As it comes in a header; anything else is refused before anything is sent."""
+    async with rig.pool() as pool:
+        key = str(uuid4())
+        await pool.run_transaction(write, work(), id=key)
+        with pytest.raises(poolkeeper.TransactionAlreadyCommittedError):
+            await pool.run_transaction(write, work(), id=key)
+        for ask in (
+            lambda: pool.run_transaction(write, work(), id="order-17"),
+            lambda: pool.transaction_outcome("order-17"),
+        ):
+            with pytest.raises(poolkeeper.PoolUsageError, match="Suggestion") as caught:
+                await ask()
+            assert poolkeeper.outcome_of(caught.value) is poolkeeper.Outcome.NOT_SENT

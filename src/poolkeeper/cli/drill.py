@@ -109,7 +109,7 @@ def _what_it_does(url: str) -> str:
         "for some minutes, and breaks the way to the database through a proxy of its own: silence, "
         "resets, refusals, delays. Sessions of the drill are terminated; nobody else's are. It "
         "creates the schema poolkeeper_drill, and poolkeeper for the ledger of transactions where "
-        "there is none, and drops what it created at the end. "
+        "there is none, and drops its own schema at the end. "
         f"Suggestion: use a database that may be disturbed, and add {CONSENT}."
     )
 

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from poolkeeper import ConnectionPoolManager
 
 DATABASE = ROLE = "drill"
-# what poolkeeper's transactions keep their ledger in
-LEDGER_SCHEMA = "poolkeeper"
 
 
 class Control(Flag):
@@ -199,8 +197,8 @@ class ReplicatedArena(Arena):
 class GivenArena(Arena):
     """A database of somebody's: only the way to it is broken, and sessions of the drill itself.
 
-    Everything is written into a schema that is dropped at the end; so is the ledger's, if it was
-    not there before.
+    Everything is written into a schema that is dropped at the end, but for the ledger: others may
+    have begun to use it meanwhile.
     """
 
     controls = Control.NETWORK | Control.SESSIONS
@@ -212,11 +210,7 @@ class GivenArena(Arena):
 
     async def __aenter__(self) -> Self:
         self.proxy = await self._stack.enter_async_context(FaultProxy.to(self._url))
-        async with self.admin() as admin:
-            had_ledger = await admin.fetchval(
-                "SELECT to_regnamespace($1) IS NOT NULL", LEDGER_SCHEMA
-            )
-        self._stack.push_async_callback(self._clean_up, keep_ledger=bool(had_ledger))
+        self._stack.push_async_callback(self._clean_up)
         await self.create_tables()
         return self
 
@@ -234,12 +228,10 @@ class GivenArena(Arena):
             )
         return int(told)
 
-    async def _clean_up(self, *, keep_ledger: bool) -> None:
+    async def _clean_up(self) -> None:
         await self.end_sessions()
         async with self.admin() as admin:
             await admin.execute(f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE")
-            if not keep_ledger:
-                await admin.execute(f"DROP SCHEMA IF EXISTS {LEDGER_SCHEMA} CASCADE")
 
 
 def make_role(server: FaultyPostgres) -> str:

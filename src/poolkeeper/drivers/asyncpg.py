@@ -7,6 +7,7 @@ import contextlib
 import inspect
 import warnings
 from difflib import get_close_matches
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -16,7 +17,14 @@ from poolkeeper.config import PoolConfig
 from poolkeeper.drivers.asyncpg_cached import running
 from poolkeeper.drivers.asyncpg_lease import PooledConnection, asyncpg_lease_released
 from poolkeeper.drivers.asyncpg_transaction import PooledTransaction
-from poolkeeper.drivers.base import IDENTITY, Condition, Identity, backends_of, backends_query
+from poolkeeper.drivers.base import (
+    IDENTITY,
+    SERVER,
+    Condition,
+    Identity,
+    backends_of,
+    backends_query,
+)
 from poolkeeper.drivers.hosts import Hosts
 from poolkeeper.drivers.keepalive import keep_alive
 from poolkeeper.drivers.silence import silence_of
@@ -56,6 +64,7 @@ class AsyncpgSession:
         "endpoint",
         "identified",
         "identity",
+        "server",
         "server_version",
     )
 
@@ -69,6 +78,7 @@ class AsyncpgSession:
         self.identified = False
         self.identity: Identity | None = None
         self.endpoint = connection._addr
+        self.server: str | None = None
         # The first word only: distributions add their own.
         self.server_version = connection.get_settings().server_version.split()[0]
 
@@ -222,13 +232,14 @@ class AsyncpgSession:
             self.identified = True
             self.identity = identity if identity.pid == self.backend_pid() else None
 
-    async def cancel(self) -> None:
+    def canceller(self) -> Callable[[], Awaitable[object]] | None:
         """See ``Session``."""
         connection = self.connection
         if connection.is_closed():
-            return
+            return None
         protocol = connection._protocol
-        await connect_utils._cancel(
+        return partial(
+            connect_utils._cancel,
             loop=connection._loop,
             addr=connection._addr,
             params=connection._params,
@@ -301,7 +312,7 @@ class AsyncpgDriver:
 
     async def connect_beside(self, session: Any, timeout: float) -> AsyncpgSession:
         """See ``Driver``."""
-        return await self._initialized(await self.hosts.connect_to(session.endpoint, timeout))
+        return await self.hosts.connect_to(session.endpoint, timeout)
 
     async def _initialized(self, session: AsyncpgSession) -> AsyncpgSession:
         if self._init is not None:
@@ -336,6 +347,15 @@ class AsyncpgDriver:
         session = AsyncpgSession(connection, self._owner, self._notes)
         if host is not None:
             session.endpoint = host
+        try:
+            session.server = await connection.fetchval(f"SELECT {SERVER}")
+        except asyncpg.PostgresError:
+            # Not a PostgreSQL that knows such things; it can be used all the same.
+            if connection.is_closed():
+                raise
+        except BaseException:
+            connection.terminate()
+            raise
         return session
 
     def failure(self, error: BaseException) -> Failure:

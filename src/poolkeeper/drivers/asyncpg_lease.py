@@ -179,12 +179,32 @@ def _wrap_state(name: str) -> Callable[..., Any]:
 def _wrap_unlocked(name: str) -> Callable[..., Any]:
     async def call(self: PooledConnection, *args: Any, **kwargs: Any) -> Any:
         con = self._con
-        for sent in ("source", "records"):
-            if hasattr(kwargs.get(sent), "__aiter__"):
-                kwargs[sent] = _fed(self, kwargs[sent])
+        _mind_the_borrower(self, kwargs)
         return await running(con, getattr(con, name)(*args, **kwargs))
 
     return call
+
+
+def _mind_the_borrower(lease: PooledConnection, options: dict[str, Any]) -> None:
+    """While COPY waits for the borrower's own rows, or for it to take some, nobody is silent."""
+    for source in ("source", "records"):
+        if hasattr(options.get(source), "__aiter__"):
+            options[source] = _fed(lease, options[source])
+    if inspect.iscoroutinefunction(options.get("output")):
+        options["output"] = _taken(lease, options["output"])
+
+
+def _taken(
+    lease: PooledConnection, output: Callable[[bytes], Awaitable[None]]
+) -> Callable[[bytes], Awaitable[None]]:
+    async def take(data: bytes) -> None:
+        lease._running -= 1
+        try:
+            await output(data)
+        finally:
+            lease._running += 1
+
+    return take
 
 
 async def _fed(lease: PooledConnection, source: Any) -> AsyncIterator[Any]:
@@ -263,6 +283,7 @@ async def copy_from_query(self: PooledConnection, query: str, *args: Any, **kwar
     if query not in self._notes.clean:
         self._dirty |= self._notes.mark(query)
     con = self._con
+    _mind_the_borrower(self, kwargs)
     return await running(con, con.copy_from_query(query, *args, **kwargs))
 
 

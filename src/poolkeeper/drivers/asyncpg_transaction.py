@@ -29,12 +29,14 @@ class PooledTransaction(Transaction):  # type: ignore[misc]
     - Its statements count as running, so that a peer that went silent is noticed.
     """
 
-    __slots__ = ("_lease",)
+    __slots__ = ("_lease", "_protocol")
     _state: TransactionState
 
     def __init__(self, lease: Any, isolation: Any, readonly: Any, deferrable: Any) -> None:
         super().__init__(lease._con, isolation, readonly, deferrable)
         self._lease = lease
+        # A connection that is cut off forgets it, and what the server said last counts.
+        self._protocol = lease._con._protocol
 
     async def start(self) -> None:
         """See asyncpg."""
@@ -71,9 +73,8 @@ class PooledTransaction(Transaction):  # type: ignore[misc]
 
     def is_open(self) -> bool:
         """See ``OpenTransaction``."""
-        con = self._connection
-        in_transaction: bool = con._protocol.is_in_transaction()
-        return con._top_xact is self and in_transaction
+        in_transaction: bool = self._protocol.is_in_transaction()
+        return self._connection._top_xact is self and in_transaction
 
     async def roll_back(self) -> None:
         """See ``OpenTransaction``."""

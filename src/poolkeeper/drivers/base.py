@@ -11,10 +11,11 @@ from poolkeeper.deadlines import STALL_TURNS
 from poolkeeper.exceptions import TransactionRolledBackError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Hashable, Sequence
+    from collections.abc import Awaitable, Callable, Container, Hashable, Sequence
 
     from poolkeeper.core.availability import Failure
     from poolkeeper.core.slots import Slot
+    from poolkeeper.drivers.hosts import Hosts
 
 
 class Condition(Enum):
@@ -45,6 +46,7 @@ class Backends(NamedTuple):
     """What a server says about some of its processes.
 
     Attributes:
+        server: Which server it is, see ``SERVER``.
         own: The process that answered, as it knows itself. Behind a pooler it is not the one of
             the login, and process numbers say nothing about connections.
         gone: Processes that do not exist.
@@ -52,6 +54,7 @@ class Backends(NamedTuple):
         reading: Processes that wait for the rest of what their client is sending.
     """
 
+    server: str
     own: int
     gone: frozenset[int]
     waiting: frozenset[int]
@@ -67,12 +70,15 @@ def is_process_number(pid: int) -> bool:
     return 0 < pid <= LARGEST_PID
 
 
-BACKENDS = """\
-SELECT pg_backend_pid(), wanted.pid, activity.pid IS NULL,
+SERVER = "coalesce(inet_server_addr()::text, '') || ' ' || pg_postmaster_start_time()"
+"""An expression that tells servers behind one address apart."""
+
+BACKENDS = f"""\
+SELECT {SERVER}, pg_backend_pid(), wanted.pid, activity.pid IS NULL,
        coalesce(activity.state LIKE 'idle%%'
                 AND activity.state_change < clock_timestamp() - interval '%s ms', false),
        coalesce(activity.state = 'active' AND activity.wait_event = 'ClientRead', false)
-  FROM unnest('{%s}'::int[]) AS wanted(pid)
+  FROM unnest('{{%s}}'::int[]) AS wanted(pid)
   LEFT JOIN pg_stat_activity AS activity ON activity.pid = wanted.pid"""
 """Milliseconds and process numbers go into the text: both are numbers of our own, and a pooler
 need not know prepared statements."""
@@ -86,10 +92,11 @@ def backends_query(pids: Sequence[int], idle_for: float) -> str:
 def backends_of(rows: Sequence[Sequence[Any]]) -> Backends:
     """The answer to ``backends_query``."""
     return Backends(
-        own=rows[0][0],
-        gone=frozenset(row[1] for row in rows if row[2]),
-        waiting=frozenset(row[1] for row in rows if row[3]),
-        reading=frozenset(row[1] for row in rows if row[4]),
+        server=rows[0][0],
+        own=rows[0][1],
+        gone=frozenset(row[2] for row in rows if row[3]),
+        waiting=frozenset(row[2] for row in rows if row[4]),
+        reading=frozenset(row[2] for row in rows if row[5]),
     )
 
 
@@ -122,6 +129,8 @@ class Session(Protocol):
     """
 
     server_version: str
+    server: str | None
+    """Which server it is on, see ``SERVER``; None if that could not be learnt."""
     connection: Any
     """The driver's own connection, for hooks of the user's."""
 
@@ -165,8 +174,11 @@ class Session(Protocol):
         An empty recipe means the rollback is all.
         """
 
-    async def cancel(self) -> None:
-        """Ask the server, on a connection of its own, to stop the running statement."""
+    def canceller(self) -> Callable[[], Awaitable[object]] | None:
+        """What asks the server, on a connection of its own, to stop the running statement.
+
+        It goes on working when this session has been aborted. None if it is closed already.
+        """
 
     async def close(self) -> None:
         """Say goodbye to the server."""
@@ -182,6 +194,10 @@ class Driver(Protocol):
     """Opens sessions and knows what its exceptions mean."""
 
     name: str
+
+    @property
+    def hosts(self) -> Hosts[Any] | None:
+        """The servers it may choose among; None if it knows of none. Replaced, not changed."""
 
     async def connect(self, timeout: float) -> Session:
         """Open a connection, give up after ``timeout`` seconds.

@@ -100,7 +100,6 @@ class Hosts(Generic[S]):
     Args:
         dial: Opens a session to a host, or with None to wherever the driver thinks fit. Cancelled,
             it leaves nothing open.
-        choose: False leaves the choice to ``dial`` however many hosts are named.
         choose: False leaves the choice to ``dial`` however many hosts there are.
     """
 
@@ -128,6 +127,8 @@ class Hosts(Generic[S]):
         self.on_moved: Callable[[Host], None] | None = None
         self.demoted_at: float | None = None
         self._saw_primary = False
+        # The timeline each was last the primary on, 0 if it did not say; None for a standby.
+        self._seen: dict[Host, int | None] = {}
         self._dial = dial
         self._waiting: set[asyncio.Future[Host]] = set()
 
@@ -161,9 +162,25 @@ class Hosts(Generic[S]):
         """Try this one first from now on: it is known to fit. Searches under way hear of it."""
         self.current = host
         self.timeline = max(self.timeline, timeline)
+        self.saw(host, timeline)
         for waiting in self._waiting:
             if not waiting.done():
                 waiting.set_result(host)
+
+    def saw(self, host: Host, timeline: int | None) -> None:
+        """Remember what a host is: the primary on a timeline (0 unknown), or None, a standby."""
+        self._seen[host] = timeline
+
+    def superseded(self, endpoint: Any) -> bool:
+        """Whether what is done on a connection to this host is refused, or may be lost.
+
+        That takes proof: a primary is wanted, another host is in use, and this one is a standby
+        or on an older timeline. Another address of the same server, however slow, is neither.
+        """
+        if not (self.several and self.wants_primary) or endpoint == self.current:
+            return False
+        timeline = self._seen.get(endpoint, 0)
+        return timeline is None or 0 < timeline < self.timeline
 
     def _note_role(self, session: S) -> None:
         if session.parameter("in_hot_standby") != "on":
@@ -347,9 +364,14 @@ class _Search(Generic[S]):
 
     async def _compare_timelines(self, candidates: Sequence[Host]) -> None:
         sessions = [self._found[host][1] for host in candidates]
-        timelines = await asyncio.gather(*map(_timeline, sessions))
-        for host, timeline in zip(candidates, timelines, strict=True):
+        answers = await asyncio.gather(*map(timeline_of, sessions), return_exceptions=True)
+        for host, timeline in zip(candidates, answers, strict=True):
+            if isinstance(timeline, BaseException):
+                self._timelines[host] = 0
+                self._reasons[host] = timeline
+                continue
             self._timelines[host] = timeline
+            self._hosts.saw(host, timeline)
             if 0 < timeline < self._hosts.timeline:
                 self._reasons[host] = Unfit(
                     f"is a primary on timeline {timeline}, older than {self._hosts.timeline}"
@@ -387,11 +409,18 @@ def _cannot_write(session: HostSession) -> bool | None:
     return None if standby is None or default is None else False
 
 
-async def _timeline(session: HostSession) -> int:
-    """On which timeline a primary writes; 0 if it does not say."""
+async def timeline_of(session: HostSession) -> int:
+    """On which timeline a primary writes; 0 if it does not say.
+
+    Raises:
+        Exception: The session is lost, or was dropped because no answer came.
+    """
     try:
         return int(await bounded(session.ask(TIMELINE), ASK_SECONDS, give_up=session.abort))
-    except Exception:  # noqa: BLE001 - not permitted, not PostgreSQL: then it cannot be compared
+    except Exception:
+        if session.is_closed():
+            raise
+        # Not permitted, not PostgreSQL: then it cannot be compared.
         return 0
 
 

@@ -16,6 +16,7 @@ from psycopg.rows import tuple_row
 
 from poolkeeper.drivers.base import (
     IDENTITY,
+    SERVER,
     Condition,
     Identity,
     backends_of,
@@ -23,7 +24,7 @@ from poolkeeper.drivers.base import (
     is_process_number,
 )
 from poolkeeper.drivers.hosts import Hosts
-from poolkeeper.drivers.psycopg_connection import WatchedAsyncConnection
+from poolkeeper.drivers.psycopg_connection import WatchedAsyncConnection, cancel_request
 from poolkeeper.drivers.psycopg_lease import PooledPsycopgConnection, psycopg_lease_released
 from poolkeeper.drivers.psycopg_transaction import PooledPsycopgTransaction, script
 from poolkeeper.drivers.silence import silence_of
@@ -66,6 +67,7 @@ class PsycopgSession:
         "endpoint",
         "identified",
         "identity",
+        "server",
         "server_version",
     )
 
@@ -87,6 +89,7 @@ class PsycopgSession:
         self._watch = socket.socket(fileno=os.dup(connection.fileno()))
         self._watching = False
         self.endpoint = (connection.info.host, connection.info.port)
+        self.server: str | None = None
         version = connection.info.server_version
         self.server_version = f"{version // 10000}.{version % 10000}"
 
@@ -294,10 +297,11 @@ class PsycopgSession:
             self.identified = True
             self.identity = identity if identity.pid == self.backend_pid() else None
 
-    async def cancel(self) -> None:
+    def canceller(self) -> Callable[[], Awaitable[object]] | None:
         """See ``Session``."""
-        if not self.is_closed():
-            await self.connection.cancel_safe()
+        if self.is_closed():
+            return None
+        return cancel_request(self.connection.pgconn)
 
     async def close(self) -> None:
         """See ``Session``."""
@@ -384,7 +388,7 @@ class PsycopgDriver:
 
     async def connect_beside(self, session: Any, timeout: float) -> PsycopgSession:
         """See ``Driver``."""
-        return await self._initialized(await self.hosts.connect_to(session.endpoint, timeout))
+        return await self.hosts.connect_to(session.endpoint, timeout)
 
     async def _initialized(self, session: PsycopgSession) -> PsycopgSession:
         if self._init is not None:
@@ -427,6 +431,17 @@ class PsycopgDriver:
         session = PsycopgSession(connection, self._owner, self._notes)
         if host is not None:
             session.endpoint = host
+        try:
+            rows = connection.cursor(row_factory=tuple_row)
+            row = await (await rows.execute(f"SELECT {SERVER}", prepare=False)).fetchone()
+            session.server = None if row is None else row[0]
+        except psycopg.Error:
+            # Not a PostgreSQL that knows such things; it can be used all the same.
+            if connection.closed:
+                raise
+        except BaseException:
+            session.abort()
+            raise
         return session
 
     def failure(self, error: BaseException) -> Failure:

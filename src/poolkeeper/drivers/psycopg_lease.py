@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import psycopg
+from psycopg import pq
 
+from poolkeeper.drivers.base import swallowed_error
 from poolkeeper.drivers.psycopg_transaction import PooledPsycopgTransaction
 from poolkeeper.exceptions import PoolUsageError
 
@@ -67,6 +69,7 @@ class PooledPsycopgConnection:
         self._last_query: str | None = None
         # A COMMIT sent and perhaps not answered yet.
         self._finishing: Any = None
+        con.on_refusal = self._refused
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in OWN:
@@ -75,6 +78,9 @@ class PooledPsycopgConnection:
             # row_factory and the like: the connection's, and restored when it comes back.
             self._dirty = 3
             setattr(self._con, name, value)
+
+    def _refused(self, error: Exception) -> None:
+        self._pool._statement_failed(self._slot, error)
 
     async def execute(self, query: Any, params: Any = None, **options: Any) -> Any:
         """Run ``AsyncConnection.execute``."""
@@ -85,13 +91,23 @@ class PooledPsycopgConnection:
         slot = self._slot
         try:
             return await self._con.execute(query, params, **options)
-        except psycopg.errors.ReadOnlySqlTransaction as error:
-            self._pool._statement_failed(slot, error)
-            raise
         except psycopg.OperationalError as error:
             if slot.error is not None:
                 error.add_note(slot.error)
             raise
+
+    async def commit(self) -> None:
+        """Run ``AsyncConnection.commit``, which does not look at what the server answers.
+
+        Raises:
+            TransactionRolledBackError: The error of a statement had been swallowed.
+        """
+        con = self._con
+        async with con.lock:
+            failed = con.pgconn.transaction_status == pq.TransactionStatus.INERROR
+            await con.wait(con._commit_gen())
+        if failed:
+            raise swallowed_error("ROLLBACK")
 
     def transaction(
         self,

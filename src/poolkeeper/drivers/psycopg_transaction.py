@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from psycopg.abc import PQGen
 
+    from poolkeeper.drivers.psycopg_connection import WatchedAsyncConnection
+
 
 class PooledPsycopgTransaction(psycopg.AsyncTransaction):
     """``psycopg.AsyncTransaction`` whose COMMIT is checked, and never cancelled.
@@ -23,6 +25,8 @@ class PooledPsycopgTransaction(psycopg.AsyncTransaction):
     A COMMIT the server answers with ROLLBACK raises ``TransactionRolledBackError``. Whoever is
     cancelled while it runs leaves, and the pool waits for the answer.
     """
+
+    _conn: WatchedAsyncConnection[Any]
 
     def __init__(
         self,
@@ -50,13 +54,19 @@ class PooledPsycopgTransaction(psycopg.AsyncTransaction):
         commits = exc_val is None and not self.force_rollback and self._outer_transaction
         if not commits or self.pgconn.status != pq.ConnStatus.OK:
             return await super().__aexit__(exc_type, exc_val, exc_tb)
-        status = await self.finish("COMMIT", None)
+        status = await self._end("COMMIT", None)
         if status != "COMMIT":
             raise swallowed_error(status)
         return False
 
     async def finish(self, sql: str, seconds: float | None) -> str:
         """See ``OpenTransaction``."""
+        if self.pgconn.transaction_status == pq.TransactionStatus.ACTIVE:
+            # A COPY that was left open would be waited for for ever. The words are asyncpg's.
+            raise psycopg.OperationalError("cannot end: another operation is in progress")
+        return await self._end(sql, seconds)
+
+    async def _end(self, sql: str, seconds: float | None) -> str:
         session = self._lease._slot.connection
         if session is None:
             raise psycopg.OperationalError("the connection is closed")
@@ -77,10 +87,7 @@ class PooledPsycopgTransaction(psycopg.AsyncTransaction):
 
     def is_open(self) -> bool:
         """See ``OpenTransaction``."""
-        return self.status == self.Status.ACTIVE and self.pgconn.transaction_status in {
-            pq.TransactionStatus.INTRANS,
-            pq.TransactionStatus.INERROR,
-        }
+        return self.status == self.Status.ACTIVE and self._conn.in_transaction()
 
     async def roll_back(self) -> None:
         """See ``OpenTransaction``."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from poolkeeper.deadlines import bounded
-from poolkeeper.drivers.hosts import IN_RECOVERY, TIMELINE
+from poolkeeper.drivers.hosts import IN_RECOVERY, timeline_of
 from poolkeeper.keepers.service import Keeper
 from poolkeeper.observability.events import (
     DatabaseConnectionLost,
@@ -15,10 +16,9 @@ from poolkeeper.observability.events import (
     FailoverDetected,
     PoolClosed,
 )
-from poolkeeper.sqlstate import sqlstate_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Hashable
 
     from poolkeeper.drivers.hosts import Hosts
     from poolkeeper.endpoints import Host
@@ -51,10 +51,11 @@ class HostsKeeper(Keeper):
     Only where the URL names several hosts and ``target_session_attrs`` is ``primary`` or
     ``read-write``. A primary that was replaced may go on acknowledging statements that will be
     lost: its failover manager is frozen, or cut off from the others. Nothing on its connections
-    tells. So when another host is the primary on a higher timeline, every connection to the old
-    one is dropped, also under whoever uses it: at most ``interval`` + ``timeout`` seconds after
-    the promotion. During an outage the hosts are looked at twenty times a second, so that a
-    promoted standby is dialled at once.
+    tells. So when another host is the primary on a higher timeline, or the old one is seen to be a
+    standby, every connection to the old one is dropped, also under whoever uses it: at most
+    ``interval`` + ``timeout`` seconds after the promotion. A host that was only too slow for a new
+    connection keeps those it has. During an outage the hosts are looked at twenty times a second,
+    so that a promoted standby is dialled at once.
 
     The connections come on top of ``max_size``, one per host. A host that cannot be reached is
     dialled again after a pause that grows to a second.
@@ -130,7 +131,7 @@ class HostsKeeper(Keeper):
 
     def _attach(self) -> Hosts[Any] | None:
         """The hosts to watch, if they are to be watched; they change by set_connect_args()."""
-        hosts: Hosts[Any] | None = getattr(self._pool.driver, "hosts", None)
+        hosts = self._pool.driver.hosts
         if hosts is not None and not (hosts.several and hosts.wants_primary):
             hosts = None
         if hosts is not self._hosts:
@@ -168,11 +169,13 @@ class HostsKeeper(Keeper):
         else:
             self._pauses.pop(host, None)
             self._sights[host] = sight
+            hosts.saw(host, sight.timeline if sight.primary else None)
         finally:
             if self._looks.get(host) is asyncio.current_task():
                 del self._looks[host]
         if hosts is self._hosts:
             self._judge(hosts)
+            self._cut_off(hosts)
 
     async def _ask(self, hosts: Hosts[Any], host: Host) -> Sight:
         session = self._sessions.pop(host, None)
@@ -182,7 +185,7 @@ class HostsKeeper(Keeper):
             if await session.ask(IN_RECOVERY):
                 sight = Sight(primary=False, timeline=0)
             else:
-                sight = Sight(primary=True, timeline=await _timeline(session))
+                sight = Sight(primary=True, timeline=await timeline_of(session))
         except BaseException:
             session.abort()
             raise
@@ -236,15 +239,20 @@ class HostsKeeper(Keeper):
         before = hosts.current
         hosts.prefer(to, timeline)
         if before is not None and before != to:
-            self._report(before, to, timeline, reason)
+            self._report(hosts, before, to, timeline, reason)
 
     def _connections_moved(self, before: Host) -> None:
         """A new connection had to be opened to another host than those before."""
         hosts = self._hosts
-        if hosts is not None and hosts.current is not None:
-            self._report(before, hosts.current, hosts.timeline, self._doubt or "unreachable")
+        if hosts is None or hosts.current is None:
+            return
+        # Otherwise it was slow, and is left alone until there is proof that it is no primary.
+        if hosts.superseded(before) or self._pool.state.outage.down_since is not None:
+            self._report(hosts, before, hosts.current, hosts.timeline, self._doubt or "unreachable")
 
-    def _report(self, before: Host, to: Host, timeline: int, reason: str) -> None:
+    def _report(
+        self, hosts: Hosts[Any], before: Host, to: Host, timeline: int, reason: str
+    ) -> None:
         self._doubt = None
         self._emit(
             FailoverDetected(
@@ -255,12 +263,20 @@ class HostsKeeper(Keeper):
                 timeline=timeline or None,
             )
         )
-        self._pool.evict(
-            lambda session: session.endpoint == before,
-            "failover",
-            f"The pool cut this connection off: {to} is the primary now, no longer {before}. "
-            "Whether the statement took effect, and whether that lasts, is unknown.",
-        )
+        self._cut_off(hosts)
+
+    def _cut_off(self, hosts: Hosts[Any]) -> None:
+        """Drop the connections to hosts that are known to be the primary no more."""
+        slots = self._pool.state.slots.values()
+        endpoints = {slot.connection.endpoint for slot in slots if slot.connection is not None}
+        for old in filter(hosts.superseded, endpoints):
+            self._pool.evict(
+                partial(_leads_to, old),
+                "failover",
+                f"The pool cut this connection off: {hosts.current} is the primary now, no longer "
+                f"{_name(old)}. Whether the statement took effect, and whether that lasts, is "
+                "unknown.",
+            )
 
     # Refused writes ---------------------------------------------------------------------------
 
@@ -272,7 +288,7 @@ class HostsKeeper(Keeper):
         be opened anew: the address may lead elsewhere by now.
         """
         del error
-        hosts: Hosts[Any] | None = getattr(self._pool.driver, "hosts", None)
+        hosts = self._pool.driver.hosts
         if hosts is None or not _on_standby(session):
             return
         now = monotonic()
@@ -284,28 +300,22 @@ class HostsKeeper(Keeper):
             return
         self._evicted_at = now
         self._doubt = "read_only"
+        hosts.saw(session.endpoint, None)
         self._pool.evict(
             _on_standby,
             "read_only",
-            f"The pool cut this connection off: the server at {_name(session)} is a standby and "
-            "takes no writes.",
+            f"The pool cut this connection off: the server at {_name(session.endpoint)} is a "
+            "standby and takes no writes.",
         )
 
 
-async def _timeline(session: Any) -> int:
-    try:
-        return int(await session.ask(TIMELINE))
-    except Exception as error:
-        if sqlstate_of(error) is None or session.is_closed():
-            raise
-        # Not permitted, or a server that has no timelines.
-        return 0
+def _leads_to(host: Hashable, session: Any) -> bool:
+    return bool(session.endpoint == host)
 
 
 def _on_standby(session: Any) -> bool:
     return bool(session.parameter("in_hot_standby") == "on")
 
 
-def _name(session: Any) -> str:
-    endpoint = session.endpoint
+def _name(endpoint: Any) -> str:
     return endpoint if isinstance(endpoint, str) else ":".join(map(str, endpoint))

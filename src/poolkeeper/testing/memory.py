@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from poolkeeper.core.availability import Failure
     from poolkeeper.core.slots import Slot
     from poolkeeper.drivers.base import Notes, Owner
+    from poolkeeper.drivers.hosts import Hosts
 
 Point: TypeAlias = Literal["connect", "probe", "clean", "close", "execute", "look_up"]
 """Where a session pauses at a gate and may be made to fail."""
@@ -142,6 +143,7 @@ class MemorySession:
         self.leftovers: list[str] = []
         self.in_transaction = False
         self.endpoint = "memory"
+        self.server: str | None = "memory"
         self.connection: Any = self
         self._owner = owner
         self._notes = notes
@@ -208,9 +210,9 @@ class MemorySession:
         del idle_for
         await self._reach("look_up")
         living = {session.pid for session in self.database.sessions}
-        return Backends(self.pid, frozenset(pids) - living, frozenset(), frozenset())
+        return Backends("memory", self.pid, frozenset(pids) - living, frozenset(), frozenset())
 
-    async def cancel(self) -> None:
+    def canceller(self) -> None:
         """See ``Session``."""
 
     async def close(self) -> None:
@@ -364,6 +366,7 @@ class MemoryDriver:
     """
 
     name = "memory"
+    hosts: Hosts[Any] | None = None
 
     def __init__(
         self,

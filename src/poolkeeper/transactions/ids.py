@@ -6,6 +6,8 @@ import os
 from time import time
 from uuid import RFC_4122, UUID
 
+from poolkeeper.exceptions import PoolUsageError
+
 _VERSION_7 = 0x7 << 76
 _VARIANT = 0b10 << 62
 _RANDOM_HIGH = (1 << 12) - 1
@@ -23,6 +25,23 @@ def new_id() -> UUID:
         | _VARIANT
         | random & _RANDOM_LOW
     )
+
+
+def id_from(given: UUID | str) -> UUID:
+    """An id as it comes from a header or a message.
+
+    Raises:
+        PoolUsageError: It is not a UUID.
+    """
+    if isinstance(given, UUID):
+        return given
+    try:
+        return UUID(given)
+    except (AttributeError, TypeError, ValueError):
+        raise PoolUsageError(
+            f"The id of a transaction is a UUID, not {given!r}. Suggestion: make one of your key, "
+            "as in uuid.uuid5(uuid.NAMESPACE_URL, key)."
+        ) from None
 
 
 def age_of(key: UUID) -> float | None:

@@ -9,7 +9,7 @@ from poolkeeper.deadlines import bounded
 from poolkeeper.drivers.base import session_of
 from poolkeeper.exceptions import ConnectionPoolError, LedgerUnavailableError
 from poolkeeper.outcomes import TransactionOutcome
-from poolkeeper.sqlstate import sqlstate_of
+from poolkeeper.sqlstate import INVALID_SCHEMA_NAME, UNDEFINED_TABLE, sqlstate_of
 from poolkeeper.transactions.schema import DURABLY, IS_CURRENT, install_script
 
 if TYPE_CHECKING:
@@ -19,12 +19,7 @@ if TYPE_CHECKING:
     from poolkeeper.drivers.base import Identity, TransactionalSession
     from poolkeeper.pool import Pool
 
-MISSING: Final = frozenset(
-    {
-        "42P01",  # undefined_table
-        "3F000",  # invalid_schema_name
-    }
-)
+MISSING: Final = frozenset({UNDEFINED_TABLE, INVALID_SCHEMA_NAME})
 
 INSTALL_SECONDS: Final = 10.0
 """How long looking for the table and making it may take."""
@@ -59,18 +54,28 @@ class Ledger:
         self._used = False
         self._looking = asyncio.Lock()
 
-    async def ensure(self, session: TransactionalSession) -> None:
+    async def ensure(self, session: TransactionalSession, left: float | None) -> None:
         """Make sure that the table is there, on a session outside of any transaction.
+
+        Args:
+            session: Is dropped if it takes too long.
+            left: Seconds it may take, if those are fewer than ``INSTALL_SECONDS``.
 
         Raises:
             LedgerUnavailableError: It is not, and cannot be made.
+            TimeoutError: It took too long; so may waiting for somebody else who looks.
         """
         if self.ready:
             return
-        async with self._looking:
-            if not self.ready:
-                await bounded(self._ensure(session), INSTALL_SECONDS, give_up=session.abort)
-                self.ready = True
+        limit = INSTALL_SECONDS if left is None else min(left, INSTALL_SECONDS)
+        try:
+            async with asyncio.timeout(limit), self._looking:
+                if not self.ready:
+                    await bounded(self._ensure(session), limit, give_up=session.abort)
+                    self.ready = True
+        except TimeoutError:
+            session.abort()
+            raise
         if not self._used:
             self._used = True
             self._on_first_use()
@@ -92,6 +97,9 @@ class Ledger:
                 raise
             await session.run_script("rollback")
             raise self._unusable(error, "be created") from error
+        if await session.run_script(IS_CURRENT) == "SELECT 0":
+            lost = LookupError("poolkeeper.migrations says that it is there, and it is not")
+            raise self._unusable(lost, "be found") from lost
 
     def forget(self) -> None:
         """Look for the table again before the next transaction: it was there before."""
@@ -151,6 +159,8 @@ def tombstone_script(key: UUID, lock_seconds: float) -> str:
     """
     return (
         f"begin isolation level read committed read write;{DURABLY}"
+        # A short one of the role's would end the question before its own limits do.
+        "set local statement_timeout = 0;"
         f"set local lock_timeout = {max(1, round(lock_seconds * 1000))};"
         f"insert into poolkeeper.ledger(id, outcome) values ('{key}', 'aborted')"
         " on conflict (id) do nothing;"
@@ -162,10 +172,14 @@ def tombstone_script(key: UUID, lock_seconds: float) -> str:
 
 
 def end_committing_script(key: UUID) -> str:
-    """End the server process that is still committing a transaction, known by what it runs."""
+    """End the server process that is still committing a transaction, known by what it runs.
+
+    Not one that only waits for a synchronous standby: it would commit without it.
+    """
     return (
         "select pg_terminate_backend(pid) from pg_stat_activity"
         " where state = 'active' and pid <> pg_backend_pid()"
+        " and wait_event is distinct from 'SyncRep'"
         f" and query like '{_COMMIT}(%''{key}''%; commit'"
     )
 
@@ -184,6 +198,18 @@ def look_up_script(key: UUID) -> str:
         "select from poolkeeper.ledger,"
         " generate_series(1, case outcome when 'committed' then 2 else 1 end)"
         f" where id = '{key}'"
+    )
+
+
+def confirm_script(key: UUID) -> str:
+    """Wait until a committed transaction is as durable as the server makes them.
+
+    It may be visible and yet wait for a synchronous standby; a commit after it waits for both.
+    """
+    return (
+        f"begin isolation level read committed read write;{DURABLY}"
+        f"update poolkeeper.ledger set outcome = outcome where id = '{key}';"
+        "commit"
     )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from poolkeeper.exceptions import PoolUsageError
 from poolkeeper.keepers import LedgerKeeper
 from poolkeeper.transactions.budget import RetryBudget
+from poolkeeper.transactions.ids import id_from
 from poolkeeper.transactions.ledger import Ledger
 from poolkeeper.transactions.resolver import Resolver
 from poolkeeper.transactions.retries import Retries
@@ -85,7 +86,7 @@ class TransactionMethods:
         self,
         fn: Callable[..., Awaitable[T]],
         *args: Any,
-        id: UUID | None = None,  # noqa: A002 - nothing else says it as well
+        id: UUID | str | None = None,  # noqa: A002 - nothing else says it as well
         isolation: str | None = None,
         readonly: bool = False,
         deferrable: bool = False,
@@ -114,7 +115,9 @@ class TransactionMethods:
             fn: A coroutine function.
             args: Its further arguments.
             id: An id of the caller's (an idempotency key): of all transactions with it one at most
-                is ever committed, in whatever process.
+                is committed within ``ledger_retention``, in whatever process. Ids of version 7
+                are best: they tell their age, and one that is older is refused. One of another
+                version could be committed again then.
             isolation: ``read_committed``, ``repeatable_read`` or ``serializable``; by default the
                 server's.
             readonly: The transaction only reads; it then costs nothing but its BEGIN and COMMIT.
@@ -142,7 +145,7 @@ class TransactionMethods:
             Call(
                 fn,
                 args,
-                id=id,
+                id=None if id is None else id_from(id),
                 isolation=isolation,
                 readonly=readonly,
                 deferrable=deferrable,
@@ -153,7 +156,7 @@ class TransactionMethods:
 
     async def transaction_outcome(
         self,
-        id: UUID,  # noqa: A002 - as in run_transaction
+        id: UUID | str,  # noqa: A002 - as in run_transaction
         *,
         timeout: float | None = None,
     ) -> TransactionOutcome:
@@ -170,4 +173,4 @@ class TransactionMethods:
             PoolUsageError: The id is older than ``ledger_retention``. Only ids of version 7 tell.
             LedgerUnavailableError: There is no ledger, and it cannot be created.
         """
-        return await self._transactions.resolver.outcome(id, timeout)
+        return await self._transactions.resolver.outcome(id_from(id), timeout)

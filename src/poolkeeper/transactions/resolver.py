@@ -6,17 +6,30 @@ import asyncio
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
+from poolkeeper.core.lifecycle import Phase
 from poolkeeper.deadlines import bounded
+from poolkeeper.dialling import dial
 from poolkeeper.drivers.base import session_of
 from poolkeeper.exceptions import (
     ConnectionPoolError,
+    LedgerUnavailableError,
     PoolClosedError,
     PoolUsageError,
     TransactionOutcomeUnknownError,
 )
 from poolkeeper.observability.events import TransactionResolved
 from poolkeeper.outcomes import LOST, TransactionOutcome
-from poolkeeper.sqlstate import sqlstate_of
+from poolkeeper.sqlstate import (
+    DEADLOCK_DETECTED,
+    DISK_FULL,
+    LOCK_NOT_AVAILABLE,
+    OUT_OF_MEMORY,
+    QUERY_CANCELED,
+    READ_ONLY_TRANSACTION,
+    SERIALIZATION_FAILURE,
+    TOO_MANY_CONNECTIONS,
+    sqlstate_of,
+)
 from poolkeeper.transactions.ids import age_of
 from poolkeeper.transactions.ledger import end_committing_script, tombstone_script
 
@@ -39,17 +52,15 @@ ANSWER_SECONDS: Final = 3.0
 PAUSE_SECONDS: Final = 0.1
 """Between two questions."""
 
-LOCK_NOT_AVAILABLE: Final = "55P03"
-
 FOR_THE_MOMENT: Final = LOST | {
     LOCK_NOT_AVAILABLE,
-    "25006",  # read_only_sql_transaction: a standby, or a primary that was; another may come
-    "40001",  # serialization_failure
-    "40P01",  # deadlock_detected
-    "53100",  # disk_full
-    "53200",  # out_of_memory
-    "53300",  # too_many_connections
-    "57014",  # query_canceled
+    READ_ONLY_TRANSACTION,  # a standby, or a primary that was; another may come
+    SERIALIZATION_FAILURE,
+    DEADLOCK_DETECTED,
+    DISK_FULL,
+    OUT_OF_MEMORY,
+    TOO_MANY_CONNECTIONS,
+    QUERY_CANCELED,
 }
 """Answers after which asking again may help."""
 
@@ -85,15 +96,19 @@ class Resolver:
                 "raise POOL_LEDGER_RETENTION before it is needed."
             )
         seconds = self._timeout() if timeout is None else timeout
-        return await self.resolve(key, key, monotonic() + seconds)
+        begun = self._pool.state.phase is not Phase.CLOSED
+        return await self.resolve(key, key, monotonic() + seconds, begun=begun)
 
-    async def resolve(self, key: UUID, name: UUID, deadline: float) -> TransactionOutcome:
+    async def resolve(
+        self, key: UUID, name: UUID, deadline: float, *, begun: bool = True
+    ) -> TransactionOutcome:
         """Make the outcome of a transaction final and return it.
 
         Args:
             key: The row it has in the ledger if it was committed.
             name: The id its caller knows it by.
             deadline: When to give up, on the pool's clock.
+            begun: Whether the pool was not closed then; what was begun goes on while it closes.
 
         Raises:
             TransactionOutcomeUnknownError: No answer by then.
@@ -104,10 +119,19 @@ class Resolver:
         while attempts == 0 or monotonic() < deadline:
             attempts += 1
             try:
-                outcome = await self._ask(key, deadline)
-            except (PoolClosedError, PoolUsageError) as error:
+                outcome = await self._ask(key, deadline, begun=begun)
+            except PoolClosedError as error:
+                cause = error
+                if not (begun and self._closing()):
+                    break
+            except PoolUsageError as error:
                 cause = error
                 break
+            except LedgerUnavailableError as error:
+                if key == name and begun and attempts == 1:
+                    # Asked from outside: there is no COMMIT to be in doubt about.
+                    raise
+                cause = error
             except (ConnectionPoolError, OSError) as error:
                 # TimeoutError is an OSError: a question that got no answer.
                 cause = error
@@ -123,19 +147,35 @@ class Resolver:
         self._resolved(name, "unknown", attempts, started)
         raise self._unknown(name, attempts, monotonic() - started, cause) from cause
 
-    async def _ask(self, key: UUID, deadline: float) -> TransactionOutcome:
+    async def _ask(self, key: UUID, deadline: float, *, begun: bool) -> TransactionOutcome:
         pool = self._pool
-        left = max(0.05, deadline - monotonic())
+        left = _left(deadline)
+        if begun and self._closing():
+            # The pool lends nothing any more; a transaction must not remain in doubt for that.
+            session: TransactionalSession = await dial(pool.driver, min(left, ANSWER_SECONDS))
+            try:
+                return await self._ask_on(session, key, deadline)
+            finally:
+                session.abort()
         lease = await pool.wait(min(left, self._timeout()))
-        session: TransactionalSession = session_of(lease)
         try:
-            await self._ledger.ensure(session)
-            left = max(0.05, deadline - monotonic())
-            return await bounded(
-                self._bury(session, key, left), min(left, ANSWER_SECONDS), give_up=session.abort
-            )
+            return await self._ask_on(session_of(lease), key, deadline)
         finally:
             pool.release(lease)
+
+    def _closing(self) -> bool:
+        """Whether the pool ends in peace: ``terminate`` ends this as well."""
+        pool = self._pool
+        return pool.state.phase in {Phase.DRAINING, Phase.CLOSED} and not pool.terminated
+
+    async def _ask_on(
+        self, session: TransactionalSession, key: UUID, deadline: float
+    ) -> TransactionOutcome:
+        await self._ledger.ensure(session, _left(deadline))
+        left = _left(deadline)
+        return await bounded(
+            self._bury(session, key, left), min(left, ANSWER_SECONDS), give_up=session.abort
+        )
 
     async def _bury(
         self,
@@ -180,3 +220,7 @@ class Resolver:
             elapsed=elapsed,
             attempts=attempts,
         )
+
+
+def _left(deadline: float) -> float:
+    return max(0.05, deadline - monotonic())

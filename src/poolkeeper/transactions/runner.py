@@ -14,15 +14,23 @@ from poolkeeper.exceptions import (
     PoolUsageError,
     TransactionAlreadyCommittedError,
     TransactionEndedError,
+    TransactionOutcomeUnknownError,
     TransactionRolledBackError,
     TransactionTimeoutError,
 )
 from poolkeeper.outcomes import Outcome, TransactionOutcome, is_driver_error, mark, outcome_of
-from poolkeeper.sqlstate import sqlstate_of
+from poolkeeper.sqlstate import (
+    DEADLOCK_DETECTED,
+    IN_FAILED_TRANSACTION,
+    READ_ONLY_TRANSACTION,
+    SERIALIZATION_FAILURE,
+    UNIQUE_VIOLATION,
+)
 from poolkeeper.transactions.ids import age_of, new_id
 from poolkeeper.transactions.ledger import (
     MISSING,
     commit_script,
+    confirm_script,
     end_process_script,
     known_outcome,
     look_up_script,
@@ -45,12 +53,6 @@ T = TypeVar("T")
 ISOLATION_LEVELS: Final = frozenset(
     {"read_uncommitted", "read_committed", "repeatable_read", "serializable"}
 )
-
-SERIALIZATION_FAILURE: Final = "40001"
-DEADLOCK_DETECTED: Final = "40P01"
-IN_FAILED_TRANSACTION: Final = "25P02"
-READ_ONLY_TRANSACTION: Final = "25006"
-UNIQUE_VIOLATION: Final = "23505"
 
 CONFLICTS: Final = frozenset({SERIALIZATION_FAILURE, DEADLOCK_DETECTED})
 """The server rolled back one of several transactions that were in each other's way."""
@@ -78,6 +80,8 @@ class Call(Generic[T]):
     attempts: int = 0
     orphan: Identity | None = None
     """The server process of an attempt whose connection was lost; it may not know yet."""
+    ledger_was_missing: bool = False
+    """Whether an attempt failed at COMMIT because there was no ledger any more."""
 
     def left(self) -> float | None:
         """Seconds until the deadline; None without one."""
@@ -182,6 +186,7 @@ class TransactionRunner:
         if lease is None:
             patience = self._config().timeout
             lease = await pool.wait(patience if left is None else min(left, patience), depth=5)
+            left = call.left()
         session: TransactionalSession = session_of(lease)
         # Whoever is still waiting for an answer then waits in vain.
         guillotine = None if left is None else self._cut_off_after(left, session)
@@ -199,7 +204,8 @@ class TransactionRunner:
                 return self._not_begun(call, session, error)
             try:
                 result = await self._body(call, lease)
-            except TransactionTimeoutError:
+            except TransactionTimeoutError as error:
+                self._require_open(transaction, error)
                 raise
             except Exception as error:  # noqa: BLE001 - raised again or answered there
                 return await self._body_failed(call, session, transaction, error)
@@ -229,13 +235,34 @@ class TransactionRunner:
         if call.readonly:
             return
         if not self._ledger.ready:
-            await self._ledger.ensure(session)
+            await self._ledger.ensure(session, call.left())
         if not session.identified:
             await session.identify()
         if call.id is not None:
-            known = known_outcome(await _ask(session, look_up_script(call.id)))
+            known = await self._known(call, call.id, session)
             if known is not None:
                 raise _known_already(call.id, known)
+
+    async def _known(
+        self, call: Call[T], key: UUID, session: TransactionalSession
+    ) -> TransactionOutcome | None:
+        """What the ledger says of an id; ``COMMITTED`` only if that is durable."""
+        known = known_outcome(await _ask(session, look_up_script(key)))
+        if known is TransactionOutcome.COMMITTED:
+            try:
+                await _ask(session, confirm_script(key))
+            except Exception as error:
+                session.abort()
+                raise TransactionOutcomeUnknownError(
+                    f"Transaction {key} is committed at {self._pool.database}, but not confirmed, "
+                    f"perhaps for want of a synchronous standby: "
+                    f"{self._pool.reporter.describe(error)}. After a failover it may be missing. "
+                    "Suggestion: ask again later with `await pool.transaction_outcome(id)`.",
+                    transaction_id=key,
+                    elapsed=call.elapsed(),
+                    attempts=call.attempts,
+                ) from error
+        return known
 
     async def _end(self, session: TransactionalSession, orphan: Identity) -> None:
         """The server may not have noticed that we are gone, and keep locks for us for hours."""
@@ -279,16 +306,14 @@ class TransactionRunner:
         error: Exception,
     ) -> RolledBack:
         """COMMIT was not sent: whatever happened, the transaction has no effect."""
+        self._require_open(transaction, error)
         if session.is_closed():
             call.orphan = session.identity
             mark(error, Outcome.ROLLED_BACK)
             if is_driver_error(error):
                 return RolledBack(error, lost=True)
             raise error
-        if not transaction.is_open():
-            # The function ended it by itself, and may have committed.
-            raise error
-        if is_driver_error(error) and sqlstate_of(error) in CONFLICTS:
+        if is_driver_error(error) and _own_sqlstate(error) in CONFLICTS:
             mark(error, Outcome.ROLLED_BACK)
             return RolledBack(error, lost=False)
         try:
@@ -311,19 +336,13 @@ class TransactionRunner:
         transaction: OpenTransaction,
         result: T,
     ) -> Done[T] | RolledBack | InDoubt[T]:
+        self._require_open(transaction, None)
         if call.expired():
             raise self._too_late(call)
         if session.is_closed():
             call.orphan = session.identity
             lost = ConnectionError("the connection was closed before COMMIT was sent")
             return RolledBack(lost, lost=True)
-        if not transaction.is_open():
-            raise TransactionEndedError(
-                "The function given to run_transaction ended the transaction by itself (COMMIT or "
-                "ROLLBACK); what it committed stays, and is not exactly-once. Suggestion: leave "
-                "the end of the transaction to run_transaction, and use "
-                "`async with connection.transaction():` for a part that may be undone."
-            )
         key = new_id()
         keys = [key] if call.id is None else [key, call.id]
         script = "commit" if call.readonly else commit_script(keys)
@@ -357,7 +376,7 @@ class TransactionRunner:
         self, call: Call[T], session: TransactionalSession, error: Exception
     ) -> RolledBack:
         """The server said no, so that nothing was committed; the question is what to say."""
-        code = sqlstate_of(error)
+        code = _own_sqlstate(error)
         mark(error, Outcome.ROLLED_BACK)
         if code in CONFLICTS:
             return RolledBack(error, lost=False)
@@ -365,6 +384,10 @@ class TransactionRunner:
             raise self._swallowed(call) from error
         if code in MISSING:
             self._ledger.forget()
+            if not call.ledger_was_missing:
+                # Another database by the same name, or the ledger was dropped: it is made again.
+                call.ledger_was_missing = True
+                return RolledBack(error, lost=False)
         if code == READ_ONLY_TRANSACTION:
             error.add_note(
                 "Suggestion: pass readonly=True for transactions that write nothing; others need "
@@ -373,7 +396,7 @@ class TransactionRunner:
         if code == UNIQUE_VIOLATION and call.id is not None:
             try:
                 await _ask(session, "rollback")
-                known = known_outcome(await _ask(session, look_up_script(call.id)))
+                known = await self._known(call, call.id, session)
             except Exception as failure:
                 if not self._lost(session, failure):
                     raise
@@ -434,6 +457,17 @@ class TransactionRunner:
         ) from error
 
     @staticmethod
+    def _require_open(transaction: OpenTransaction, error: Exception | None) -> None:
+        """Refuse to say that nothing happened if the function may have committed."""
+        if not transaction.is_open():
+            raise TransactionEndedError(
+                "The function given to run_transaction ended the transaction by itself (COMMIT or "
+                "ROLLBACK); what it committed stays, and is not exactly-once. Suggestion: leave "
+                "the end of the transaction to run_transaction, and use "
+                "`async with connection.transaction():` for a part that may be undone."
+            ) from error
+
+    @staticmethod
     def _lost(session: TransactionalSession, error: Exception) -> bool:
         return session.is_closed() and not isinstance(error, ConnectionPoolError)
 
@@ -461,6 +495,12 @@ class TransactionRunner:
 async def _ask(session: TransactionalSession, sql: str) -> str:
     """Run a statement of our own, which nobody watches for silence."""
     return await bounded(session.run_script(sql), ANSWER_SECONDS, give_up=session.abort)
+
+
+def _own_sqlstate(error: BaseException) -> str | None:
+    """What the server said with this error, and not with one it was raised in the handling of."""
+    code: str | None = getattr(error, "sqlstate", None)
+    return code
 
 
 def _known_already(key: UUID, known: TransactionOutcome) -> ConnectionPoolError:

@@ -34,7 +34,10 @@ DURABLY: Final = (
 )
 """What the ledger says, and that there is one, must not be lost where transactions may be."""
 
-IS_CURRENT: Final = f"select from poolkeeper.migrations where version >= {VERSION}"
+IS_CURRENT: Final = (
+    f"select from poolkeeper.migrations where version >= {VERSION}"
+    " and to_regclass('poolkeeper.ledger') is not null"
+)
 """Answers ``SELECT 0`` if the tables are older; fails if there are none."""
 
 
