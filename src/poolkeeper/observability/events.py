@@ -106,9 +106,9 @@ class DatabaseReconnected(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailoverDetected(Event):
-    """Another of several hosts is the primary now; connections to the old one are cut off.
+    """Another of several hosts is the primary now.
 
-    ``reason`` is the evidence, ``timeline`` the one the new primary writes on, if it said.
+    Connections to a host known to be no primary any more are cut off. ``reason`` is the evidence, ``timeline`` the one the new primary writes on, if it said.
     """
 
     name = "failover_detected"
