@@ -128,6 +128,7 @@ POSITIVE = sorted(
         "max_waiting",
         "min_size",
         "outage_patience",
+        "stall_after",
         "validation_bypass",
     }
 )
