@@ -10,7 +10,7 @@ from poolkeeper.deadlines import bounded
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from poolkeeper.drivers.base import Driver, Session
+    from poolkeeper.drivers.base import Driver
 
 GRACE_SECONDS = 0.5
 """A driver bounds its own connect; this is how much later we stop believing that."""
@@ -30,18 +30,6 @@ async def dial(driver: Driver, timeout: float) -> Any:
         timeout + GRACE_SECONDS,
         too_late=lambda session: session.abort(),
     )
-
-
-async def ask(session: Session, seconds: float) -> None:
-    """Have a question answered on a new connection, or drop it and raise.
-
-    A pooler lets clients in while its database is away.
-    """
-    try:
-        await bounded(session.probe(), seconds, give_up=session.abort)
-    except BaseException:
-        session.abort()
-        raise
 
 
 async def dial_patiently(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from poolkeeper.core.availability import Failure
 from poolkeeper.core.slots import CLOSED, CLOSING, RESETTING, VALIDATING
 from poolkeeper.deadlines import bounded
-from poolkeeper.dialling import ask, dial_patiently
+from poolkeeper.dialling import dial_patiently
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable
@@ -123,8 +123,6 @@ class Errands:
                 in_outage=lambda: state.outage.down_since is not None,
                 again=pool.reporter.attempt,
             )
-            if state.outage.down_since is not None:
-                await ask(session, self._validation_timeout)
         except asyncio.CancelledError:
             self.dialling -= 1
             raise

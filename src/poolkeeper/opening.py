@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from poolkeeper.core.availability import Failure
-from poolkeeper.dialling import ask, dial
+from poolkeeper.dialling import dial
 from poolkeeper.exceptions import PoolInitializationError
 from poolkeeper.sqlstate import (
     INVALID_AUTHORIZATION,
@@ -65,7 +65,6 @@ async def first_session(
         started = loop.time()
         try:
             session = await dial(driver, connect_timeout)
-            await ask(session, connect_timeout)
         except Exception as error:
             failure = driver.failure(error)
             if failure is not Failure.STARTING or loop.time() - began > patience:

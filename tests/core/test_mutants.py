@@ -131,11 +131,6 @@ class GivesTheCohortUpOncePerProbe(WatchedPoolState):
         return super().validation_failed(slot, now, took)
 
 
-class SuspectsACohortThatAnswers(WatchedPoolState):
-    def _heard_since(self, moment):
-        return False
-
-
 class EvictsBehindTheQueuesBack(WatchedPoolState):
     def evict(self, slots, reason, now):
         progress, self._progress = self._progress, lambda now: []

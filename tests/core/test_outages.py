@@ -243,3 +243,24 @@ def test_an_idle_connection_that_dies_is_replaced_without_being_asked():
     assert len(dials(world)) == 1
     world.settle()
     assert sum(slot.state is IDLE for slot in world.state.slots.values()) == 2
+
+
+def test_a_probe_that_fails_while_others_answer_condemns_nobody_else():
+    """Heard from in the second half of its time: that one connection is dead, and no other."""
+    world = settled(min_size=3, max_size=3)
+    world.sleep(5.0)
+    probed = world.probe(0.0)
+    busy = world.arrive()
+    if not isinstance(busy, Slot):
+        world.catch_up()
+        busy = world.held[-1]
+    world.sleep(1.5)
+    world.give_back(busy)
+    world.sleep(0.5)
+    generation = world.state.generation
+    for work in [work for work in world.pending if work.slot is probed]:
+        world.fail(work, took=2.0)
+    assert world.state.generation == generation
+    assert not world.outages
+    world.settle()
+    assert world.state.usable() == 3

@@ -76,10 +76,12 @@ async def test_a_database_that_comes_back_meets_no_herd(postgres, driver):
         before = proxy.accepted
         proxy.hold()
         await proxy.accept()
-        await until(lambda: proxy.accepted > before)
-        # One prober; a knock and, if this takes long, a fresh attempt come on top.
-        await asyncio.sleep(0.3)
-        assert pool.get_statistics().connecting_connections == 1
+        # One prober, and for as long as nobody lets it in it stays one; a knock and, if this takes
+        # long, a fresh attempt come on top.
+        await until(lambda: pool.get_statistics().connecting_connections)
+        for _ in range(30):
+            await asyncio.sleep(0.01)
+            assert pool.get_statistics().connecting_connections <= 1
         proxy.release()
         proxy.shape()
         assert await asyncio.gather(*calls) == [None] * 50

@@ -133,7 +133,10 @@ def test_during_the_drain_delay_the_server_serves_but_is_not_ready(postgres):
 
 
 def test_a_statement_that_outlasts_the_drain_is_ended(postgres):
-    """Bounded: nobody waits for it longer than the drain timeout."""
+    """Bounded: nobody waits for it longer than the drain timeout.
+
+    Its connection is cut off before the server is asked to stop it, so its outcome is unknown.
+    """
     with ServerProcess(
         "--port=0", "--drain-timeout=0.2", "--statement-timeout=0", database_url=postgres.url
     ) as server:
@@ -143,7 +146,7 @@ def test_a_statement_that_outlasts_the_drain_is_ended(postgres):
             until(lambda: active(postgres.url, "pg_sleep(50)"))
             server.signal(signal.SIGINT)
             answer = running.result()
-        assert (answer.status_code, answer.json()["outcome"]) == (503, "rolled_back")
+        assert (answer.status_code, answer.json()["outcome"]) == (502, "unknown")
         assert server.end()[0] == 0
     assert sessions(postgres.url) <= 1
 

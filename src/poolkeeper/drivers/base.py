@@ -71,7 +71,8 @@ def is_process_number(pid: int) -> bool:
 
 
 SERVER = "coalesce(inet_server_addr()::text, '') || ' ' || pg_postmaster_start_time()"
-"""An expression that tells servers behind one address apart."""
+"""An expression that tells servers behind one address apart. Each new connection is asked for it:
+a pooler lets clients in while its database is away, and cannot answer that."""
 
 BACKENDS = f"""\
 SELECT {SERVER}, pg_backend_pid(), wanted.pid, activity.pid IS NULL,

@@ -438,6 +438,7 @@ class PsycopgDriver:
         except psycopg.Error:
             # Not a PostgreSQL that knows such things; it can be used all the same.
             if connection.closed:
+                session.abort()
                 raise
         except BaseException:
             session.abort()

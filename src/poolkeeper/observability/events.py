@@ -108,7 +108,8 @@ class DatabaseReconnected(Event):
 class FailoverDetected(Event):
     """Another of several hosts is the primary now.
 
-    Connections to a host known to be no primary any more are cut off. ``reason`` is the evidence, ``timeline`` the one the new primary writes on, if it said.
+    Connections to a host known to be no primary any more are cut off. ``reason`` is the evidence,
+    ``timeline`` the one the new primary writes on, if it said.
     """
 
     name = "failover_detected"
