@@ -66,7 +66,7 @@ def _planted(monkeypatch: pytest.MonkeyPatch, mutant: str) -> None:
     pattern = tokens_module._TOKEN.pattern
     flags = tokens_module._TOKEN.flags
     if mutant == "comments do not nest":
-        changed = pattern.replace(r"/\*(?:[^*/]|\*(?!/)|/(?!\*))*+\*/", r"/\*.*?\*/")
+        changed = pattern.replace(r"/\*(?:[^*/]|\*(?!/)|/(?!\*))*\*/", r"/\*.*?\*/")
     elif mutant == "escape strings are plain":
         changed = pattern.replace(r"""(?! [uU]&['"] | [eE]' )""", r"""(?! [uU]&['"] )""").replace(
             r"'[^'\\]*+(?:''[^'\\]*+)*+'", r"'[^']*+(?:''[^']*+)*+'"
