@@ -137,3 +137,18 @@ def test_a_ledger_that_was_there_before_stays(postgres):
         "select to_regclass('poolkeeper.precious') is not null", database=postgres.name
     )
     assert found == "t"
+
+
+def test_a_role_without_rights_gets_a_sentence(postgres):
+    """And no traceback."""
+    name = f"{postgres.name}_plain"
+    server = postgres.server
+    server.psql(f"create role {name} login password 'plain'", database=postgres.name)
+    try:
+        url = f"postgresql://{name}:plain@{postgres.url.rpartition('@')[2]}"
+        done = poolkeeper("drill", "--against", url, CONSENT, "--fault", "hang-up", *SHORT)
+        assert done.returncode == 1
+        assert "Suggestion: use a role that may create schemas" in " ".join(done.stderr.split())
+        assert "Traceback" not in done.stderr
+    finally:
+        server.psql(f"drop role {name}", database=postgres.name)

@@ -55,7 +55,14 @@ def init_db(
     except PoolConfigurationError as error:
         raise CommandError(str(error), exit_code=USAGE_FAILURE) from error
     try:
-        with psycopg.connect(dsn, autocommit=True, connect_timeout=round(timeout)) as connection:
+        opened = psycopg.connect(dsn, autocommit=True, connect_timeout=round(timeout))
+    except psycopg.Error as error:
+        raise CommandError(
+            f"Cannot open a connection to {mask_url(url)}: {_one_line(error)}. Suggestion: check "
+            "host, user name and password; `poolkeeper check` tests each step."
+        ) from error
+    try:
+        with opened as connection:
             connection.execute(install_script().encode(), prepare=False)
             for role in grant_to or ():
                 grant = grant_script(sql.Identifier(role).as_string(connection))
@@ -64,7 +71,7 @@ def init_db(
         raise CommandError(
             f"The tables cannot be created at {mask_url(url)}: {_one_line(error)}. Suggestion: use "
             "a role that may create schemas in this database (GRANT CREATE ON DATABASE), on its "
-            "primary; `poolkeeper check` finds out why a database cannot be reached."
+            "primary; roles to grant to must exist."
         ) from error
     print(f"poolkeeper.ledger is ready (version {VERSION}) at {mask_url(url)}")
     for role in grant_to or ():

@@ -24,6 +24,7 @@ from poolkeeper.drill.poolkeepers import PoolkeeperAsyncpg, PoolkeeperPsycopg
 from poolkeeper.drill.terms import environment_terms
 from poolkeeper.embedded import EmbeddedPostgresError
 from poolkeeper.exceptions import ConnectionPoolError
+from poolkeeper.outcomes import is_driver_error
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,6 +96,13 @@ def run(
         )
     except (ConnectionPoolError, EmbeddedPostgresError) as error:
         raise CommandError(str(error)) from error
+    except Exception as error:
+        if not is_driver_error(error):
+            raise
+        raise CommandError(
+            f"The drill cannot work there: {error}. Suggestion: use a role that may create schemas "
+            "in the database (GRANT CREATE ON DATABASE)."
+        ) from error
     console = Console(highlight=False)
     console.print()
     if result.kept:
