@@ -1,6 +1,6 @@
 """Prepared statements and cursors of a borrower, made to count as running while they run.
 
-asyncpg's own report to nobody, so a peer that went silent under them would not be noticed.
+Those of asyncpg report to nobody, so a peer that fell silent under them would not be noticed.
 """
 
 from __future__ import annotations
