@@ -5,6 +5,7 @@ from starlette.datastructures import Headers
 
 from poolkeeper.server.access import Access
 from poolkeeper.server.origin import is_local_origin
+from poolkeeper.server.settings import Token
 from poolkeeper.server.status import UnauthorizedError
 
 
@@ -33,7 +34,7 @@ def test_a_local_page_is_told_from_a_strangers(origin, local):
 
 def test_with_a_token_the_origin_does_not_matter():
     """Whoever has the token may use it from any page."""
-    access = Access("t0k")
+    access = Access([Token("default", "t0k")])
     headers = Headers({"Origin": "https://example.com", "Authorization": "bearer t0k"})
     access.check(headers)
     assert access.cors_headers(headers) == {"Access-Control-Allow-Origin": "*"}
@@ -46,4 +47,4 @@ def test_anything_but_the_token_is_refused(given):
     """Also when it looks similar."""
     headers = Headers(raw=[(b"authorization", given.encode())] if given is not None else [])
     with pytest.raises(UnauthorizedError, match="Suggestion: "):
-        Access("t0k").check(headers)
+        Access([Token("default", "t0k")]).check(headers)

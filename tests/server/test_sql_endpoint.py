@@ -9,8 +9,11 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 
 from poolkeeper.server.access import Access
+from poolkeeper.server.activity import Activity
 from poolkeeper.server.frame import Frame
+from poolkeeper.server.lifecycle import Lifecycle
 from poolkeeper.server.metrics import ServerMetrics
+from poolkeeper.server.parts import Parts
 from poolkeeper.server.settings import ServerSettings
 from poolkeeper.server.sql import SqlEndpoint
 from tests.server.sessions import connect, terminate
@@ -35,7 +38,8 @@ class Hand:
 
 async def post(pool, query):
     metrics = ServerMetrics(pool)
-    endpoint = SqlEndpoint(pool, ServerSettings(), Access(None), metrics)
+    parts = Parts(pool, ServerSettings(), Lifecycle(), Access(()), metrics, Activity())
+    endpoint = SqlEndpoint(parts)
     app = Starlette(
         routes=[Route("/sql", endpoint.post, methods=["POST"])],
         middleware=[Middleware(Frame, metrics=metrics)],

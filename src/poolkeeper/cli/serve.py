@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from poolkeeper.server.settings import MEBIBYTE, ServerSettings
+from poolkeeper.server.settings import MEBIBYTE, ServerSettings, Token
 
 DEFAULT_PORT = 8020
 
@@ -106,7 +106,7 @@ def serve(
 ) -> None:
     """Run the server; the help of the command is `HELP_TEXT`."""
     settings = ServerSettings(
-        token=token or None,
+        tokens=(Token("default", token, admin=True),) if token else (),
         request_timeout=request_timeout,
         max_request_bytes=max_request_bytes,
         max_response_bytes=max_response_bytes,

@@ -53,14 +53,14 @@ def run(
     """
     with _readable_errors(), contextlib.ExitStack() as resources:
         config = _pool_config(database_url, max_size)
-        secrets = [settings.token] if settings.token else []
+        secrets = [token.secret for token in settings.tokens]
         redactor = configure_logging(json=as_json, secrets=secrets)
         # It reports its own start and end; ours say more.
         logging.getLogger("uvicorn").setLevel(logging.WARNING)
         sockets = bind(host, port)
         for sock in sockets:
             resources.enter_context(sock)
-        if settings.token is None and not insecure_no_auth and not is_loopback(sockets):
+        if not settings.tokens and not insecure_no_auth and not is_loopback(sockets):
             raise _open_door(host)
         embedded = None
         if config.database_url is None:
@@ -93,7 +93,7 @@ def _run(
             sockets,
             config,
             data_dir=embedded.data_dir if embedded else None,
-            token_needed=settings.token is not None,
+            token_needed=bool(settings.tokens),
             as_json=as_json,
         )
 

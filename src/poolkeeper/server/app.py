@@ -7,12 +7,17 @@ from typing import TYPE_CHECKING
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from poolkeeper.server.access import Access
+from poolkeeper.server.activity import Activity
+from poolkeeper.server.admin import admin_routes
+from poolkeeper.server.api import api_routes
+from poolkeeper.server.dashboard import dashboard_routes
 from poolkeeper.server.frame import Frame
 from poolkeeper.server.metrics import ServerMetrics
+from poolkeeper.server.parts import Parts
 from poolkeeper.server.probes import Probes
 from poolkeeper.server.problem import problem
 from poolkeeper.server.sql import SqlEndpoint
@@ -25,40 +30,22 @@ if TYPE_CHECKING:
     from poolkeeper.server.lifecycle import Lifecycle
     from poolkeeper.server.settings import ServerSettings
 
-_FRONT_PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>poolkeeper</title>
-<style>body{font:16px/1.5 system-ui;margin:3rem auto;max-width:44rem;padding:0 1rem}
-code{background:#8882;padding:.1em .3em}</style>
-<h1>poolkeeper</h1>
-<p>A PostgreSQL connection pool behind HTTP. It speaks Neon's SQL-over-HTTP protocol.</p>
-<ul>
-<li><code>POST /sql</code> runs <code>{"query": "select $1::int", "params": [1]}</code>,
-or <code>{"queries": [...]}</code> as one transaction</li>
-<li><a href="/health"><code>GET /health</code></a> state of database and pool</li>
-<li><a href="/metrics"><code>GET /metrics</code></a> for Prometheus</li>
-<li><a href="/livez"><code>/livez</code></a>, <a href="/readyz"><code>/readyz</code></a>,
-<a href="/startupz"><code>/startupz</code></a> for an orchestrator</li>
-</ul>
-</html>
-"""
-
 
 def build_app(
     pool: ConnectionPoolManager, settings: ServerSettings, lifecycle: Lifecycle
 ) -> Starlette:
     """Put the endpoints in front of a pool; opening and closing it is the caller's matter."""
-    access = Access(settings.token)
+    access = Access(settings.tokens)
     metrics = ServerMetrics(pool)
-    sql = SqlEndpoint(pool, settings, access, metrics)
+    activity = Activity(settings.slow_query_seconds)
+    parts = Parts(pool, settings, lifecycle, access, metrics, activity)
+    sql = SqlEndpoint(parts)
     probes = Probes(pool, lifecycle)
 
     async def scrape(request: Request) -> Response:
         access.check(request.headers)
         content_type, body = metrics.scrape(request.headers.get("accept"))
         return Response(body, headers={"Content-Type": content_type})
-
-    async def front_page(_request: Request) -> Response:
-        return HTMLResponse(_FRONT_PAGE)
 
     return Starlette(
         routes=[
@@ -71,7 +58,9 @@ def build_app(
             Route("/metrics", scrape),
             Route("/v1", _no_websocket),
             Route("/v2", _no_websocket),
-            Route("/", front_page),
+            *api_routes(parts),
+            *admin_routes(parts),
+            *dashboard_routes(parts),
         ],
         middleware=[Middleware(Frame, metrics=metrics)],
         exception_handlers={HTTPException: _http_problem, UnauthorizedError: _unauthorized},

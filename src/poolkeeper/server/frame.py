@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+import time
 import uuid
 from typing import TYPE_CHECKING
 
 from starlette.datastructures import Headers, MutableHeaders
+
+from poolkeeper.server.context import RequestContext
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -30,7 +33,8 @@ class Frame:
             return
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _ACCEPTABLE_ID.fullmatch(given) else str(uuid.uuid4())
-        scope.setdefault("state", {})["request_id"] = request_id
+        context = RequestContext(request_id, time.perf_counter())
+        scope.setdefault("state", {})["context"] = context
 
         async def send_framed(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -2,9 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 MEBIBYTE = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """What a client shows to be let in, and what it may do then.
+
+    Attributes:
+        name: Shown in the access log and on the dashboard instead of the secret.
+        secret: What the client sends as ``Authorization: Bearer …``.
+        admin: Whether ``/admin`` is open to it.
+        read_only: Its statements run in read-only transactions.
+        max_concurrency: Most requests at once, waiting and running ones; None sets no bound.
+        rate: Requests per second on average; None sets no bound.
+        burst: Requests that may come at once before ``rate`` bounds them.
+    """
+
+    name: str
+    secret: str = field(repr=False)
+    admin: bool = False
+    read_only: bool = False
+    max_concurrency: int | None = None
+    rate: float | None = None
+    burst: int = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,20 +35,38 @@ class ServerSettings:
     """What an operator may choose.
 
     Attributes:
-        token: Clients must send ``Authorization: Bearer <token>``, except for probes. None asks
-            for nothing, which is safe on loopback only.
+        tokens: Clients must show one of them, except for probes. None at all asks for nothing,
+            which is safe on loopback only.
+        read_only: Every statement runs in a read-only transaction.
+        cors_origins: Web pages that may use the server, as ``https://example.com``; ``*`` is any.
         request_timeout: Seconds a request may take, reading its body and its wait for a
             connection included.
         max_request_bytes: Longest request body.
-        max_response_bytes: Longest result.
+        max_response_bytes: Longest result that is not streamed.
+        max_connections: Most connections of clients at once.
+        neon_infra_status: Status on ``/sql`` for failures that are not the statement's; None
+            keeps 502 and 503, which clients of Neon's driver see without ``code``.
+        ready_when_database_down: Whether ``/readyz`` stays 200 in an outage, so that clients get
+            this server's answers instead of a load balancer's.
+        server_timing: Whether responses carry ``Server-Timing``.
+        access_log: Whether each request is a log record.
+        slow_query_seconds: From this duration on a statement is kept for the dashboard.
         drain_delay: Seconds to go on serving after the first signal, not ready, so that load
             balancers notice before the listener closes.
         drain_timeout: Seconds running statements get to finish after that.
     """
 
-    token: str | None = None
+    tokens: tuple[Token, ...] = ()
+    read_only: bool = False
+    cors_origins: tuple[str, ...] = ()
     request_timeout: float = 30.0
     max_request_bytes: int = 10 * MEBIBYTE
     max_response_bytes: int = 10 * MEBIBYTE
+    max_connections: int = 2000
+    neon_infra_status: int | None = None
+    ready_when_database_down: bool = False
+    server_timing: bool = True
+    access_log: bool = True
+    slow_query_seconds: float = 1.0
     drain_delay: float = 0.0
     drain_timeout: float = 10.0

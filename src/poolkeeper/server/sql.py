@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from poolkeeper.exceptions import PoolClosedError
+from poolkeeper.server.context import context_of
 from poolkeeper.server.execute import (
     Connection,
     NothingSentError,
@@ -34,12 +35,9 @@ from poolkeeper.server.work import Work
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-    from poolkeeper.manager import ConnectionPoolManager
-    from poolkeeper.server.access import Access
-    from poolkeeper.server.metrics import ServerMetrics
     from poolkeeper.server.neon.request import SqlRequest
     from poolkeeper.server.neon.response import StatementResult
-    from poolkeeper.server.settings import ServerSettings
+    from poolkeeper.server.parts import Parts
 
 _log = logging.getLogger("poolkeeper.server")
 
@@ -63,17 +61,11 @@ class ClientGoneError(Exception):
 class SqlEndpoint:
     """Runs what clients send, one pooled connection per request."""
 
-    def __init__(
-        self,
-        pool: ConnectionPoolManager,
-        settings: ServerSettings,
-        access: Access,
-        metrics: ServerMetrics,
-    ) -> None:
-        self._pool = pool
-        self._settings = settings
-        self._access = access
-        self._metrics = metrics
+    def __init__(self, parts: Parts) -> None:
+        self._pool = parts.pool
+        self._settings = parts.settings
+        self._access = parts.access
+        self._metrics = parts.metrics
         # Spreads clients that come back; not a secret.
         self._random = Random()  # noqa: S311
 
@@ -83,7 +75,7 @@ class SqlEndpoint:
 
     async def post(self, request: Request) -> Response:
         """Run a statement or a batch; failures are answered by the table in `status`."""
-        request_id: str = request.scope["state"]["request_id"]
+        request_id = context_of(request.scope).request_id
         headers = self._access.cors_headers(request.headers)
         timing: dict[str, float] = {}
         deadline = asyncio.get_running_loop().time() + self._settings.request_timeout
