@@ -183,6 +183,10 @@ class TransactionTimeoutError(TransactionRolledBackError, TimeoutError):
     """A transaction was not ready to commit within its ``timeout`` and was rolled back."""
 
 
+class TransactionAbortedError(TransactionRolledBackError):
+    """``transaction_outcome()`` has declared the transaction's id aborted; it can never commit."""
+
+
 class TransactionAlreadyCommittedError(ConnectionPoolError):
     """A transaction with the id given to ``run_transaction`` has been committed before.
 

@@ -50,7 +50,6 @@ if TYPE_CHECKING:
 
 WAITING = TicketState.WAITING
 OPEN = Phase.OPEN
-CLEAN = Condition.CLEAN
 
 
 class Pool:
@@ -98,7 +97,7 @@ class Pool:
         # Told of statements the server refused because it is read-only (25006).
         self.on_refusal: Callable[[Session, Exception], None] | None = None
         self._policy = policy
-        self._always_reset = policy.always
+        self._usable = policy.usable
         self._timeout = timeout
         self._setup = setup
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -280,7 +279,7 @@ class Pool:
             return
         state = self.state
         condition = slot.connection.take_back(lease)
-        if condition is CLEAN and not self._always_reset:
+        if condition in self._usable:
             if state.waiters:
                 ticket = state.pass_on(slot, now)
                 if ticket is not None:

@@ -16,6 +16,14 @@ ROLLBACK_ONLY: Final = ""
 """A recipe that does no more than end an open transaction."""
 
 
+_USABLE: Final = {
+    "auto": (Condition.CLEAN, Condition.CLEANED),
+    "always": (Condition.CLEANED,),
+    "transaction": (Condition.CLEAN, Condition.CLEANED),
+    "callable": (),
+}
+
+
 class StatementNotes:
     """What leases ask about statement texts when the mode is ``auto``."""
 
@@ -61,20 +69,20 @@ class ResetPolicy:
         self._user = None if isinstance(mode, str) else mode
         self._full = cleaning_sql(may_prepare=True)
         self._without_prepared = cleaning_sql(may_prepare=False)
-        self.always = self._mode in {"always", "callable"}
-        """Whether even a connection known to be clean is reset."""
+        self.usable: tuple[Condition, ...] = _USABLE[self._mode]
+        """The conditions in which a connection is lent again as it is."""
         self.notes = StatementNotes() if self._mode == "auto" else NoNotes()
 
     def recipe(self, condition: Condition) -> str | None:
         """What to run on a connection in ``condition``; None means it can be used as it is."""
+        if condition in self.usable:
+            return None
         if self._mode == "always":
             return self._full
         if self._mode == "auto" and condition is Condition.PREPARED:
             return self._full
         if self._mode == "auto" and condition is Condition.DIRTY:
             return self._without_prepared
-        if condition is Condition.CLEAN and not self.always:
-            return None
         return ROLLBACK_ONLY
 
     async def clean(self, session: Session, recipe: str) -> None:

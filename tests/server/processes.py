@@ -59,12 +59,25 @@ class ServerProcess:
         while True:
             line = self._incoming.get(timeout=_DEADLINE)
             assert line is not None, f"ended without {event}: {''.join(self.lines)}"
-            self.lines.append(line)
-            if line.startswith("{"):
-                record = json.loads(line)
-                self.records.append(record)
-                if record["event"] == event:
-                    return record
+            record = self._note(line)
+            if record is not None and record["event"] == event:
+                return record
+
+    def logged(self, *events):
+        """The log records with these names until now; waits for nothing."""
+        while not self._incoming.empty():
+            line = self._incoming.get()
+            assert line is not None, f"ended: {''.join(self.lines)}"
+            self._note(line)
+        return [record for record in self.records if record["event"] in events]
+
+    def _note(self, line):
+        self.lines.append(line)
+        if not line.startswith("{"):
+            return None
+        record = json.loads(line)
+        self.records.append(record)
+        return record
 
     def start(self):
         """Wait until it serves."""

@@ -10,9 +10,13 @@ from starlette.routing import Route
 
 from poolkeeper.server.access import Access
 from poolkeeper.server.activity import Activity
+from poolkeeper.server.engine import Engine
 from poolkeeper.server.frame import Frame
 from poolkeeper.server.lifecycle import Lifecycle
+from poolkeeper.server.limits import Limits
 from poolkeeper.server.metrics import ServerMetrics
+from poolkeeper.server.neon.identity import Identity, Served
+from poolkeeper.server.outages import OutageHistory
 from poolkeeper.server.parts import Parts
 from poolkeeper.server.settings import ServerSettings
 from poolkeeper.server.sql import SqlEndpoint
@@ -37,15 +41,26 @@ class Hand:
 
 
 async def post(pool, query):
-    metrics = ServerMetrics(pool)
-    parts = Parts(pool, ServerSettings(), Lifecycle(), Access(()), metrics, Activity())
-    endpoint = SqlEndpoint(parts)
+    lifecycle = Lifecycle()
+    metrics = ServerMetrics(pool, lifecycle)
+    access = Access()
+    parts = Parts(
+        pool,
+        ServerSettings(),
+        lifecycle,
+        access,
+        metrics,
+        Activity(),
+        OutageHistory(),
+        Identity(access, Served(None, None)),
+        Limits(pool, access),
+    )
     app = Starlette(
-        routes=[Route("/sql", endpoint.post, methods=["POST"])],
+        routes=[Route("/sql", SqlEndpoint(Engine(parts)), methods=["POST"])],
         middleware=[Middleware(Frame, metrics=metrics)],
     )
     transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         return await client.post("/sql", json={"query": query})
 
 

@@ -123,6 +123,7 @@ def test_every_error_of_the_pool_has_an_outcome():
     expected = {
         "TransactionRolledBackError": ROLLED_BACK,
         "TransactionTimeoutError": ROLLED_BACK,
+        "TransactionAbortedError": ROLLED_BACK,
         "TransactionAlreadyCommittedError": ROLLED_BACK,
         "TransactionOutcomeUnknownError": UNKNOWN,
         "TransactionEndedError": UNKNOWN,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import sys
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,6 @@ from poolkeeper import __version__
 from poolkeeper.urls import mask_url
 
 if TYPE_CHECKING:
-    import socket
     from pathlib import Path
 
     from poolkeeper.config import PoolConfig
@@ -27,10 +27,11 @@ def announce(
     *,
     data_dir: Path | None,
     token_needed: bool,
+    encrypted: bool,
     as_json: bool,
 ) -> None:
     """Say that the server is ready, in a log record or for a person."""
-    urls = [_url(sock) for sock in sockets]
+    urls = [_url(sock, "https" if encrypted else "http") for sock in sockets]
     database = mask_url(config.require_database_url().replace("+psycopg", "", 1))
     if as_json:
         facts = {"urls": urls, "database": database, "max_size": config.max_size}
@@ -54,7 +55,9 @@ def announce(
         console.print(Text.assemble((f"  {name:<9}", "dim"), value))
 
 
-def _url(sock: socket.socket) -> str:
+def _url(sock: socket.socket, scheme: str) -> str:
+    if sock.family not in {socket.AF_INET, socket.AF_INET6}:
+        return f"{scheme}+unix://{sock.getsockname()}"
     host, port = sock.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
-    return f"http://{shown}:{port}"
+    return f"{scheme}://{shown}:{port}"

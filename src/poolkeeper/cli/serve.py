@@ -28,12 +28,25 @@ HELP_TEXT = (
     "~/.pgpass."
 )
 
+_LISTENING = "Listening"
+_DATABASE = "Database"
+_ACCESS = "Who may use it"
+_LIMITS = "Limits"
+_OPERATION = "Operation"
+_WATCHING = "Watching it"
+
 
 class LogFormat(StrEnum):
     """How the log is written."""
 
     CONSOLE = "console"
     JSON = "json"
+
+
+class InfraStatus(StrEnum):
+    """The only status for which Neon's driver reads ``code`` from the body."""
+
+    BAD_REQUEST = "400"
 
 
 def default_data_dir() -> Path:
@@ -45,85 +58,259 @@ def default_data_dir() -> Path:
 def serve(
     *,
     host: Annotated[
-        str, typer.Option(envvar="POOLKEEPER_HOST", help="Address or name to listen on.")
+        str,
+        typer.Option(
+            metavar="HOST",
+            envvar="POOLKEEPER_HOST",
+            help="Address or name to listen on.",
+            rich_help_panel=_LISTENING,
+        ),
     ] = "127.0.0.1",
     port: Annotated[
         int,
-        typer.Option(envvar="POOLKEEPER_PORT", min=0, max=65535, help="0 takes any free port."),
+        typer.Option(
+            metavar="PORT",
+            envvar="POOLKEEPER_PORT",
+            min=0,
+            max=65535,
+            help="0 takes any free port.",
+            rich_help_panel=_LISTENING,
+        ),
     ] = DEFAULT_PORT,
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            envvar="POOLKEEPER_TLS_CERT",
+            help="Certificate chain in PEM form: HTTPS instead of HTTP. Read again at SIGHUP.",
+            show_default=False,
+            rich_help_panel=_LISTENING,
+        ),
+    ] = None,
+    tls_key: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            envvar="POOLKEEPER_TLS_KEY",
+            help="Its private key, unless that is in the same file.",
+            show_default=False,
+            rich_help_panel=_LISTENING,
+        ),
+    ] = None,
     database_url: Annotated[
         str | None,
         typer.Option(
+            metavar="URL",
             help="postgresql://user@host:5432/database. Also read from DATABASE_URL, the place for "
             "one with a password. Without one, the embedded PostgreSQL is started.",
             show_default=False,
+            rich_help_panel=_DATABASE,
         ),
     ] = None,
     data_dir: Annotated[
         Path | None,
         typer.Option(
+            metavar="DIRECTORY",
             envvar="POOLKEEPER_DATA_DIR",
             help="Data directory of the embedded PostgreSQL.",
             show_default="~/.local/share/poolkeeper",
+            rich_help_panel=_DATABASE,
         ),
     ] = None,
     max_size: Annotated[
         int | None,
-        typer.Option(help="Most connections to the database. Also POOL_MAX_SIZE.", min=1),
+        typer.Option(
+            metavar="N",
+            help="Most connections to the database. Also POOL_MAX_SIZE.",
+            min=1,
+            rich_help_panel=_DATABASE,
+        ),
     ] = None,
     token: Annotated[
         str | None,
         typer.Option(
+            metavar="SECRET",
             envvar="POOLKEEPER_TOKEN",
             help="Clients must send it as Authorization: Bearer …; better given as a variable.",
             show_default=False,
+            rich_help_panel=_ACCESS,
+        ),
+    ] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            envvar="POOLKEEPER_TOKEN_FILE",
+            help="TOML file of tokens with rights and limits. Read again at SIGHUP.",
+            show_default=False,
+            rich_help_panel=_ACCESS,
         ),
     ] = None,
     insecure_no_auth: Annotated[
         bool,
-        typer.Option("--insecure-no-auth", help="Let everybody in who can reach the address."),
+        typer.Option(
+            "--insecure-no-auth",
+            help="Let everybody in who can reach the address.",
+            rich_help_panel=_ACCESS,
+        ),
     ] = False,
+    read_only: Annotated[
+        bool,
+        typer.Option(
+            "--read-only",
+            help="Run every statement in a read-only transaction.",
+            rich_help_panel=_ACCESS,
+        ),
+    ] = False,
+    cors_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ORIGIN",
+            help="Web page that may use the server, as https://example.com; * for any. May be "
+            "given several times.",
+            show_default=False,
+            rich_help_panel=_ACCESS,
+        ),
+    ] = None,
     statement_timeout: Annotated[
         float,
-        typer.Option(min=0, help="Seconds one statement may run; 0 leaves it to the server."),
+        typer.Option(
+            metavar="SECONDS",
+            min=0,
+            help="Seconds one statement may run; 0 leaves it to PostgreSQL.",
+            rich_help_panel=_LIMITS,
+        ),
     ] = 5.0,
     request_timeout: Annotated[
-        float, typer.Option(min=0.1, help="Seconds a request may take in all.")
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            min=0.1,
+            help="Seconds a request may take in all.",
+            rich_help_panel=_LIMITS,
+        ),
     ] = 30.0,
-    max_request_bytes: Annotated[int, typer.Option(min=1, help="Longest request body.")] = 10
-    * MEBIBYTE,
-    max_response_bytes: Annotated[int, typer.Option(min=1, help="Longest result.")] = 10 * MEBIBYTE,
+    max_request_bytes: Annotated[
+        int,
+        typer.Option(metavar="BYTES", min=1, help="Longest request body.", rich_help_panel=_LIMITS),
+    ] = 10 * MEBIBYTE,
+    max_response_bytes: Annotated[
+        int,
+        typer.Option(
+            metavar="BYTES",
+            min=1,
+            help="Longest result that is not streamed.",
+            rich_help_panel=_LIMITS,
+        ),
+    ] = 10 * MEBIBYTE,
+    max_connections: Annotated[
+        int,
+        typer.Option(
+            metavar="N", min=1, help="Most connections of clients at once.", rich_help_panel=_LIMITS
+        ),
+    ] = 2000,
     drain_delay: Annotated[
         float,
-        typer.Option(min=0, help="Seconds to go on serving, not ready, after the first signal."),
+        typer.Option(
+            metavar="SECONDS",
+            min=0,
+            help="Seconds to go on serving, not ready, after the first signal.",
+            rich_help_panel=_OPERATION,
+        ),
     ] = 0.0,
     drain_timeout: Annotated[
-        float, typer.Option(min=0, help="Seconds running statements get to finish after that.")
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            min=0,
+            help="Seconds running statements get to finish after that.",
+            rich_help_panel=_OPERATION,
+        ),
     ] = 10.0,
+    ready_when_db_down: Annotated[
+        bool,
+        typer.Option(
+            "--ready-when-db-down",
+            help="Keep /readyz at 200 in an outage, so that clients get the answers of this "
+            "server instead of a load balancer's.",
+            rich_help_panel=_OPERATION,
+        ),
+    ] = False,
+    neon_infra_status: Annotated[
+        InfraStatus | None,
+        typer.Option(
+            metavar="400",
+            help="Status on /sql in place of 502 and 503: with 400, clients of Neon's driver see "
+            "code.",
+            show_default=False,
+            rich_help_panel=_OPERATION,
+        ),
+    ] = None,
     log_format: Annotated[
-        LogFormat, typer.Option(envvar="POOLKEEPER_LOG_FORMAT", help="For people or programs.")
+        LogFormat,
+        typer.Option(
+            metavar="FORMAT",
+            envvar="POOLKEEPER_LOG_FORMAT",
+            help="console for people, json for programs.",
+            rich_help_panel=_WATCHING,
+        ),
     ] = LogFormat.CONSOLE,
+    no_access_log: Annotated[
+        bool,
+        typer.Option("--no-access-log", help="Do not log each request.", rich_help_panel=_WATCHING),
+    ] = False,
+    no_server_timing: Annotated[
+        bool,
+        typer.Option(
+            "--no-server-timing",
+            help="Do not send Server-Timing.",
+            rich_help_panel=_WATCHING,
+        ),
+    ] = False,
+    slow_query: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            min=0,
+            help="Seconds from which on a request is kept for /status and the dashboard.",
+            rich_help_panel=_WATCHING,
+        ),
+    ] = 1.0,
 ) -> None:
     """Run the server; the help of the command is `HELP_TEXT`."""
     settings = ServerSettings(
         tokens=(Token("default", token, admin=True),) if token else (),
+        hosts=(host,),
+        read_only=read_only,
+        cors_origins=tuple(cors_origin or ()),
         request_timeout=request_timeout,
         max_request_bytes=max_request_bytes,
         max_response_bytes=max_response_bytes,
+        max_connections=max_connections,
+        neon_infra_status=int(neon_infra_status) if neon_infra_status else None,
+        ready_when_database_down=ready_when_db_down,
+        server_timing=not no_server_timing,
+        access_log=not no_access_log,
+        slow_query_seconds=slow_query,
         drain_delay=drain_delay,
         drain_timeout=drain_timeout,
     )
     # The server's packages take half a second to import; other commands need not wait for them.
-    from poolkeeper.cli.serving import run  # noqa: PLC0415
+    from poolkeeper.cli.serving import Plan, run  # noqa: PLC0415
 
     run(
-        host=host,
-        port=port,
-        database_url=database_url,
-        data_dir=data_dir or default_data_dir(),
-        max_size=max_size,
-        settings=settings,
-        statement_timeout=statement_timeout,
-        insecure_no_auth=insecure_no_auth,
-        as_json=log_format is LogFormat.JSON,
+        Plan(
+            host=host,
+            port=port,
+            tls_cert=tls_cert,
+            tls_key=tls_key,
+            database_url=database_url,
+            data_dir=data_dir or default_data_dir(),
+            max_size=max_size,
+            settings=settings,
+            token_file=token_file,
+            statement_timeout=statement_timeout,
+            insecure_no_auth=insecure_no_auth,
+            as_json=log_format is LogFormat.JSON,
+        )
     )

@@ -8,6 +8,7 @@ import functools
 import importlib
 import logging
 import os
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from psycopg.conninfo import conninfo_to_dict
@@ -19,94 +20,143 @@ from poolkeeper.config import PoolConfig
 from poolkeeper.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from poolkeeper.exceptions import ConnectionPoolError, PoolConfigurationError
 from poolkeeper.observability.logs import configure_logging
+from poolkeeper.server.access_log import configure_access_log
 from poolkeeper.server.listener import ListenError, bind, is_loopback
-from poolkeeper.server.run import serve
+from poolkeeper.server.run import Surroundings, serve
+from poolkeeper.server.systemd import Notifier, inherited_sockets
+from poolkeeper.server.tls import Certificate, CertificateError
+from poolkeeper.server.token_file import read_tokens
 from poolkeeper.urls import split_url
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from poolkeeper.server.settings import ServerSettings
+    from poolkeeper.observability.logs import Redactor
+    from poolkeeper.server.settings import ServerSettings, Token
 
 
 _log = logging.getLogger("poolkeeper.server")
 
 
-def run(
-    *,
-    host: str,
-    port: int,
-    database_url: str | None,
-    data_dir: Path,
-    max_size: int | None,
-    settings: ServerSettings,
-    statement_timeout: float,
-    insecure_no_auth: bool,
-    as_json: bool,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What the command line asks for."""
+
+    host: str
+    port: int
+    tls_cert: Path | None
+    tls_key: Path | None
+    database_url: str | None
+    data_dir: Path
+    max_size: int | None
+    settings: ServerSettings
+    token_file: Path | None
+    statement_timeout: float
+    insecure_no_auth: bool
+    as_json: bool
+
+
+def run(plan: Plan) -> None:
     """Serve until a signal comes: the socket first, then the database, then the pool.
 
     Raises:
         CommandError: Something cannot be had; what was opened before is closed again.
     """
     with _readable_errors(), contextlib.ExitStack() as resources:
-        config = _pool_config(database_url, max_size)
-        secrets = [token.secret for token in settings.tokens]
-        redactor = configure_logging(json=as_json, secrets=secrets)
+        notifier = Notifier.from_environment(os.environ)
+        config = _pool_config(plan.database_url, plan.max_size)
+        redactor = configure_logging(json=plan.as_json)
+        configure_access_log(as_json=plan.as_json)
         # It reports its own start and end; ours say more.
         logging.getLogger("uvicorn").setLevel(logging.WARNING)
-        sockets = bind(host, port)
+        read_tokens = _token_reader(plan, redactor)
+        settings = replace(plan.settings, tokens=read_tokens())
+        certificate = _certificate(plan)
+        sockets = inherited_sockets(os.environ) or bind(plan.host, plan.port)
         for sock in sockets:
             resources.enter_context(sock)
-        if not settings.tokens and not insecure_no_auth and not is_loopback(sockets):
-            raise _open_door(host)
+        _check_door(plan, settings, sockets, encrypted=certificate is not None)
         embedded = None
         if config.database_url is None:
-            embedded = resources.enter_context(_embedded(data_dir))
+            embedded = resources.enter_context(_embedded(plan.data_dir))
             config = config.with_changes(database_url=embedded.dsn(driver="psycopg"))
         url = _for_psycopg(config.require_database_url())
         redactor.add(url)
-        _run(
-            sockets,
-            # What a request leaves in its session must never reach the next one.
-            config.with_changes(database_url=url, reset="always"),
-            settings,
-            statement_timeout=statement_timeout,
-            embedded=embedded,
-            as_json=as_json,
-        )
-
-
-def _run(
-    sockets: list[socket.socket],
-    config: PoolConfig,
-    settings: ServerSettings,
-    *,
-    statement_timeout: float,
-    embedded: EmbeddedPostgres | None,
-    as_json: bool,
-) -> None:
-    def on_ready() -> None:
-        announce(
+        # What a request leaves in its session must never reach the next one.
+        config = config.with_changes(database_url=url, reset="always")
+        serving = serve(
             sockets,
             config,
-            data_dir=embedded.data_dir if embedded else None,
-            token_needed=bool(settings.tokens),
-            as_json=as_json,
+            settings,
+            connect_kwargs=_connect_kwargs(url, plan.statement_timeout),
+            around=Surroundings(
+                on_ready=functools.partial(
+                    announce,
+                    sockets,
+                    config,
+                    data_dir=embedded.data_dir if embedded else None,
+                    token_needed=bool(settings.tokens),
+                    encrypted=certificate is not None,
+                    as_json=plan.as_json,
+                ),
+                notifier=notifier,
+                certificate=certificate,
+                read_tokens=read_tokens if plan.token_file else None,
+                meanwhile=functools.partial(keep_running, embedded) if embedded else None,
+            ),
         )
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(serving)
 
-    serving = serve(
-        sockets,
-        config,
-        settings,
-        connect_kwargs=_connect_kwargs(config.require_database_url(), statement_timeout),
-        on_ready=on_ready,
-        meanwhile=functools.partial(keep_running, embedded) if embedded else None,
-    )
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(serving)
+
+def _token_reader(plan: Plan, redactor: Redactor) -> Callable[[], tuple[Token, ...]]:
+    """All tokens, read anew at each call; none of them is ever logged."""
+
+    def read() -> tuple[Token, ...]:
+        tokens = plan.settings.tokens
+        if plan.token_file is not None:
+            tokens += read_tokens(plan.token_file)
+        for token in tokens:
+            if token.secret:
+                redactor.add(token.secret)
+        return tokens
+
+    return read
+
+
+def _certificate(plan: Plan) -> Certificate | None:
+    if plan.tls_cert is not None:
+        return Certificate(plan.tls_cert, plan.tls_key)
+    if plan.tls_key is not None:
+        raise CertificateError(
+            "--tls-key was given without --tls-cert. "
+            "Suggestion: give the certificate that belongs to the key, too."
+        )
+    return None
+
+
+def _check_door(
+    plan: Plan, settings: ServerSettings, sockets: list[socket.socket], *, encrypted: bool
+) -> None:
+    """No open door by accident, and no token in clear without a word.
+
+    Raises:
+        CommandError: Others can reach the server, and it asks for nothing.
+    """
+    if is_loopback(sockets):
+        return
+    if not settings.tokens and not plan.insecure_no_auth:
+        raise _open_door(plan.host)
+    if settings.tokens and not encrypted:
+        _log.warning(
+            "tokens_travel_unencrypted",
+            extra={
+                "host": plan.host,
+                "suggestion": "use --tls-cert, or a proxy in front that speaks TLS",
+            },
+        )
 
 
 def _pool_config(database_url: str | None, max_size: int | None) -> PoolConfig:
@@ -128,7 +178,8 @@ def _connect_kwargs(url: str, statement_timeout: float) -> dict[str, Any]:
     """Session settings as the startup packet sets them: a reset goes back to these."""
     _driver, plain = split_url(url)
     given = conninfo_to_dict(plain)
-    settings: dict[str, Any] = {"client_encoding": "UTF8"}
+    # Statements of strangers are not prepared on the driver's side, so that all can be dropped.
+    settings: dict[str, Any] = {"client_encoding": "UTF8", "prepare_threshold": None}
     if "application_name" not in given:
         settings["application_name"] = "poolkeeper"
     if statement_timeout > 0:
@@ -171,7 +222,7 @@ def _embedded(data_dir: Path) -> Iterator[EmbeddedPostgres]:
 def _readable_errors() -> Iterator[None]:
     try:
         yield
-    except PoolConfigurationError as error:
+    except (PoolConfigurationError, CertificateError) as error:
         raise CommandError(str(error), exit_code=USAGE_FAILURE) from error
     except (ListenError, EmbeddedPostgresError, ConnectionPoolError) as error:
         raise CommandError(str(error), exit_code=RUNTIME_FAILURE) from error

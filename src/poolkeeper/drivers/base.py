@@ -23,6 +23,8 @@ class Condition(Enum):
 
     CLEAN = "clean"
     """Nothing in the session differs from before, as far as the statements tell."""
+    CLEANED = "cleaned"
+    """All that was done has been undone, by what ``reset="always"`` would run."""
     UNFINISHED = "unfinished"
     """An open transaction, or a cancelled statement still winding down."""
     DIRTY = "dirty"
@@ -120,6 +122,9 @@ class Owner(Protocol):
 
     def _statement_failed(self, slot: Slot, error: Exception) -> None:
         """The server is read-only (25006); perhaps it was the primary once."""
+
+    def release(self, lease: Any) -> None:
+        """Take a connection back. Never waits."""
 
 
 class Session(Protocol):

@@ -53,6 +53,7 @@ class PsycopgSession:
 
     __slots__ = (
         "_aborted",
+        "_arrived",
         "_defaults",
         "_ending",
         "_finishing",
@@ -76,6 +77,8 @@ class PsycopgSession:
         self._owner = owner
         self._notes = notes
         self._lost: Callable[[], None] | None = None
+        # Who reads what arrives, while an exchange is going on.
+        self._arrived: Callable[[], None] | None = None
         self._aborted = False
         self.keep_defaults()
         self._working = False
@@ -103,6 +106,15 @@ class PsycopgSession:
         self._lost = callback
         self._resume_watch()
 
+    def listen(self, arrived: Callable[[], None] | None) -> None:
+        """Call ``arrived`` whenever something has come, or the connection is cut off; see Exchange.
+
+        It must take what has come. None ends that.
+        """
+        self._arrived = arrived
+        if arrived is not None:
+            self._resume_watch()
+
     def _resume_watch(self) -> None:
         if not self._watching and not self._aborted:
             self._watching = True
@@ -114,6 +126,9 @@ class PsycopgSession:
             self._loop.remove_reader(self._watch.fileno())
 
     def _readable(self) -> None:
+        if self._arrived is not None:
+            self._arrived()
+            return
         if self._working:
             self._peek()
             return
@@ -172,6 +187,10 @@ class PsycopgSession:
         status = self.connection.pgconn.transaction_status
         if status == pq.TransactionStatus.UNKNOWN:
             return Condition.CLOSED
+        if status == pq.TransactionStatus.IDLE and lease._is_cleaned(self.connection.waits):
+            return Condition.CLEANED
+        if self._arrived is not None:
+            return Condition.BUSY
         if lease._dirty:
             return Condition.PREPARED if lease._dirty & 2 else Condition.DIRTY
         if status != pq.TransactionStatus.IDLE or self.connection._num_transactions:
@@ -323,6 +342,9 @@ class PsycopgSession:
             self._watch.shutdown(socket.SHUT_RDWR)
         self._watch.close()
         self._finish()
+        if self._arrived is not None and not self._loop.is_closed():
+            # Not at once: the pool is in the middle of something.
+            self._loop.call_soon(self._arrived)
 
     def _finish(self) -> None:
         if self.connection.lock.locked() and not self._loop.is_closed():

@@ -48,9 +48,12 @@ class PooledPsycopgConnection:
     """
 
     __slots__ = (
+        "_cleaned",
         "_code",
         "_con",
         "_dirty",
+        "_exchange",
+        "_exchanges",
         "_finishing",
         "_last_query",
         "_lasti",
@@ -58,6 +61,7 @@ class PooledPsycopgConnection:
         "_pool",
         "_slot",
         "_task",
+        "_waits_before",
     )
 
     def __init__(self, con: Any, slot: Slot, owner: Owner, notes: Notes) -> None:
@@ -69,6 +73,11 @@ class PooledPsycopgConnection:
         self._last_query: str | None = None
         # A COMMIT sent and perhaps not answered yet.
         self._finishing: Any = None
+        # Whether the last exchange cleaned the session, and how many of the waits were exchanges.
+        self._cleaned = False
+        self._exchanges = 0
+        self._exchange: Any = None
+        self._waits_before: int = con.waits
         con.on_refusal = self._refused
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -78,6 +87,14 @@ class PooledPsycopgConnection:
             # row_factory and the like: the connection's, and restored when it comes back.
             self._dirty = 3
             setattr(self._con, name, value)
+
+    def _is_cleaned(self, waits: int) -> bool:
+        """Whether the last thing done was a cleaning that left nothing undone."""
+        return self._cleaned and self._only_exchanges(waits)
+
+    def _only_exchanges(self, waits: int) -> bool:
+        """Whether all that was done is known: nothing that psycopg keeps a state of."""
+        return self._waits_before + self._exchanges == waits and not self._dirty
 
     def _refused(self, error: Exception) -> None:
         self._pool._statement_failed(self._slot, error)

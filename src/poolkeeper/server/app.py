@@ -11,17 +11,26 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from poolkeeper.server.access import Access
+from poolkeeper.server.access_log import AccessLog
 from poolkeeper.server.activity import Activity
 from poolkeeper.server.admin import admin_routes
 from poolkeeper.server.api import api_routes
+from poolkeeper.server.context import context_of
+from poolkeeper.server.cors import cors
 from poolkeeper.server.dashboard import dashboard_routes
+from poolkeeper.server.engine import Engine
 from poolkeeper.server.frame import Frame
+from poolkeeper.server.limits import Limits
 from poolkeeper.server.metrics import ServerMetrics
+from poolkeeper.server.neon.identity import Identity, Served
+from poolkeeper.server.outages import OutageHistory
 from poolkeeper.server.parts import Parts
 from poolkeeper.server.probes import Probes
 from poolkeeper.server.problem import problem
-from poolkeeper.server.sql import SqlEndpoint
+from poolkeeper.server.sql import SqlEndpoint, preflight
 from poolkeeper.server.status import UnauthorizedError
+from poolkeeper.server.turned_away import ForbiddenError
+from poolkeeper.server.websocket import DETAIL, NoWebSocket
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -30,27 +39,33 @@ if TYPE_CHECKING:
     from poolkeeper.server.lifecycle import Lifecycle
     from poolkeeper.server.settings import ServerSettings
 
+_ASKED_FOR_ALL_DAY = frozenset({"/livez", "/readyz", "/startupz", "/health", "/metrics"})
+
 
 def build_app(
     pool: ConnectionPoolManager, settings: ServerSettings, lifecycle: Lifecycle
 ) -> Starlette:
     """Put the endpoints in front of a pool; opening and closing it is the caller's matter."""
-    access = Access(settings.tokens)
-    metrics = ServerMetrics(pool)
+    access = Access(settings.tokens, cors_origins=settings.cors_origins, hosts=settings.hosts)
+    metrics = ServerMetrics(pool, lifecycle)
     activity = Activity(settings.slow_query_seconds)
-    parts = Parts(pool, settings, lifecycle, access, metrics, activity)
-    sql = SqlEndpoint(parts)
-    probes = Probes(pool, lifecycle)
+    outages = OutageHistory()
+    pool.add_event_listener(outages)
+    identity = Identity(access, Served.by(pool.config.require_database_url()))
+    limits = Limits(pool, access)
+    parts = Parts(pool, settings, lifecycle, access, metrics, activity, outages, identity, limits)
+    engine = Engine(parts)
+    probes = Probes(pool, lifecycle, settings)
 
     async def scrape(request: Request) -> Response:
         access.check(request.headers)
         content_type, body = metrics.scrape(request.headers.get("accept"))
         return Response(body, headers={"Content-Type": content_type})
 
-    return Starlette(
+    app = Starlette(
         routes=[
-            Route("/sql", sql.post, methods=["POST"]),
-            Route("/sql", sql.options, methods=["OPTIONS"]),
+            Route("/sql", SqlEndpoint(engine), methods=["POST"]),
+            Route("/sql", preflight, methods=["OPTIONS"]),
             Route("/health", probes.health),
             Route("/livez", probes.live),
             Route("/readyz", probes.ready),
@@ -58,23 +73,34 @@ def build_app(
             Route("/metrics", scrape),
             Route("/v1", _no_websocket),
             Route("/v2", _no_websocket),
-            *api_routes(parts),
+            *api_routes(engine),
             *admin_routes(parts),
             *dashboard_routes(parts),
         ],
-        middleware=[Middleware(Frame, metrics=metrics)],
-        exception_handlers={HTTPException: _http_problem, UnauthorizedError: _unauthorized},
+        middleware=[
+            _frame(metrics, settings),
+            Middleware(NoWebSocket),
+            *cors(settings.cors_origins),
+        ],
+        exception_handlers={
+            HTTPException: _http_problem,
+            UnauthorizedError: _unauthorized,
+            ForbiddenError: _forbidden,
+        },
+    )
+    app.state.access = access
+    return app
+
+
+def _frame(metrics: ServerMetrics, settings: ServerSettings) -> Middleware:
+    access_log = AccessLog(_ASKED_FOR_ALL_DAY) if settings.access_log else None
+    return Middleware(
+        Frame, metrics=metrics, access_log=access_log, server_timing=settings.server_timing
     )
 
 
 async def _no_websocket(_request: Request) -> Response:
-    return problem(
-        501,
-        "no-websocket",
-        "Sessions over WebSocket are not offered; every request is a transaction of its own. "
-        "Suggestion: set neonConfig.poolQueryViaFetch = true, and use sql.transaction([…]) for "
-        "several statements.",
-    )
+    return problem(501, "no-websocket", DETAIL)
 
 
 async def _http_problem(request: Request, error: Exception) -> Response:
@@ -88,6 +114,12 @@ async def _http_problem(request: Request, error: Exception) -> Response:
     return problem(error.status_code, "method-not-allowed", detail, error.headers)
 
 
-async def _unauthorized(_request: Request, error: Exception) -> Response:
+async def _unauthorized(request: Request, error: Exception) -> Response:
+    context_of(request.scope).kind = "unauthorized"
     challenge = {"WWW-Authenticate": 'Bearer realm="poolkeeper"'}
     return problem(401, "unauthorized", str(error), challenge)
+
+
+async def _forbidden(request: Request, error: Exception) -> Response:
+    context_of(request.scope).kind = "forbidden"
+    return problem(403, "forbidden", str(error))

@@ -9,8 +9,8 @@ import socket
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
-from psycopg import pq
 
+from poolkeeper.drivers.psycopg_exchange import is_half_read
 from poolkeeper.server.execute import OutcomeUnknownError, ask_to_cancel
 
 if TYPE_CHECKING:
@@ -69,7 +69,14 @@ async def interruptible(
     finally:
         timer.cancel()
         leaving.remove_done_callback(interruption.begin)
-        await interruption.end()
+        interruption.over = True
+        try:
+            if interruption.begun:
+                await interruption.end()
+        finally:
+            if is_half_read(conn):
+                # Nobody knows the end of this.
+                conn.pgconn.finish()
 
 
 class _Interruption:
@@ -79,7 +86,7 @@ class _Interruption:
         self._conn = conn
         self._request: asyncio.Task[None] | None = None
         self._cutter: asyncio.TimerHandle | None = None
-        self._over = False
+        self.over = False
         self.cut = False
 
     @property
@@ -87,7 +94,7 @@ class _Interruption:
         return self._request is not None
 
     def begin(self, _leaving: object = None) -> None:
-        if self._over or self.begun:
+        if self.over or self.begun:
             return
         loop = asyncio.get_running_loop()
         self._request = loop.create_task(ask_to_cancel(self._conn))
@@ -102,17 +109,12 @@ class _Interruption:
 
     async def end(self) -> None:
         """Leave nothing that could hit whoever gets the connection next."""
-        self._over = True
-        pgconn = self._conn.pgconn
+        assert self._request is not None
         try:
-            if self._request is not None:
-                await asyncio.wait({self._request})
+            await asyncio.wait({self._request})
         except asyncio.CancelledError:
-            pgconn.finish()
+            self._conn.pgconn.finish()
             raise
         finally:
             if self._cutter is not None:
                 self._cutter.cancel()
-            if pgconn.transaction_status == pq.TransactionStatus.ACTIVE:
-                # Our own task was cancelled in the middle: nobody knows the end of this.
-                pgconn.finish()

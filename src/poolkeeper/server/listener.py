@@ -57,7 +57,9 @@ def bind(host: str, port: int) -> list[socket.socket]:
 
 def is_loopback(sockets: list[socket.socket]) -> bool:
     """Whether only this machine can reach the sockets."""
-    addresses = [sock.getsockname()[0] for sock in sockets]
+    # A socket with a path is guarded by the file's mode.
+    network = {socket.AF_INET, socket.AF_INET6}
+    addresses = [sock.getsockname()[0] for sock in sockets if sock.family in network]
     return all(address == "::1" or address.startswith("127.") for address in addresses)
 
 

@@ -10,7 +10,10 @@ if TYPE_CHECKING:
     from poolkeeper.server.access import Access
     from poolkeeper.server.activity import Activity
     from poolkeeper.server.lifecycle import Lifecycle
+    from poolkeeper.server.limits import Limits
     from poolkeeper.server.metrics import ServerMetrics
+    from poolkeeper.server.neon.identity import Identity
+    from poolkeeper.server.outages import OutageHistory
     from poolkeeper.server.settings import ServerSettings
 
 
@@ -24,3 +27,6 @@ class Parts:
     access: Access
     metrics: ServerMetrics
     activity: Activity
+    outages: OutageHistory
+    identity: Identity
+    limits: Limits

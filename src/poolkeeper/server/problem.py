@@ -11,18 +11,6 @@ from starlette.responses import Response
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from poolkeeper.server.status import Answer
-
-
-def problem_response(answer: Answer, headers: Mapping[str, str]) -> Response:
-    """A failure of ``POST /sql``: plain JSON, which Neon's clients expect."""
-    return Response(
-        json.dumps(answer.body, ensure_ascii=False),
-        status_code=answer.status,
-        media_type="application/json",
-        headers={**headers, **answer.headers},
-    )
-
 
 def problem(
     status: int, kind: str, detail: str, headers: Mapping[str, str] | None = None

@@ -5,27 +5,62 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import signal
+import time
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import uvicorn
 
+from poolkeeper.exceptions import PoolConfigurationError
 from poolkeeper.manager import ConnectionPoolManager
 from poolkeeper.server.app import build_app
+from poolkeeper.server.controls import Controls
+from poolkeeper.server.door import Door
+from poolkeeper.server.heartbeat import Heartbeat
+from poolkeeper.server.http_protocol import protocol_for
 from poolkeeper.server.lifecycle import Lifecycle
-from poolkeeper.server.signals import stop_requests
+from poolkeeper.server.signals import on_signals
+from poolkeeper.server.systemd import Notifier
+from poolkeeper.server.tls import CertificateError
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Coroutine, Iterator
+    from collections.abc import Callable, Coroutine, Iterator, Mapping
     from typing import Any
 
+    from starlette.applications import Starlette
+
     from poolkeeper.config import PoolConfig
-    from poolkeeper.server.settings import ServerSettings
+    from poolkeeper.server.access import Access
+    from poolkeeper.server.settings import ServerSettings, Token
+    from poolkeeper.server.tls import Certificate
 
 _log = logging.getLogger("poolkeeper.server")
 
 # What responses may still need after the pool is closed: all work is done by then.
-_LAST_BYTES = 2
+_LAST_BYTES = 2.0
+_LONGEST_BEAT = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """What a server process has around it.
+
+    Attributes:
+        on_ready: Called once requests can be served.
+        notifier: Tells systemd or a supervisor how things are.
+        certificate: To speak TLS with; None for plain HTTP.
+        read_tokens: Reads the tokens again at a SIGHUP; None where they cannot change.
+        meanwhile: Work that goes on beside the serving, from before the pool is opened until the
+            drain begins; then it is cancelled.
+    """
+
+    on_ready: Callable[[], None]
+    notifier: Notifier = field(default_factory=lambda: Notifier(None))
+    certificate: Certificate | None = None
+    read_tokens: Callable[[], tuple[Token, ...]] | None = None
+    meanwhile: Callable[[], Coroutine[Any, Any, None]] | None = None
 
 
 class _Server(uvicorn.Server):
@@ -42,8 +77,7 @@ async def serve(
     settings: ServerSettings,
     *,
     connect_kwargs: dict[str, Any],
-    on_ready: Callable[[], None],
-    meanwhile: Callable[[], Coroutine[Any, Any, None]] | None = None,
+    around: Surroundings,
 ) -> None:
     """Serve until a signal asks to stop, then drain and return.
 
@@ -55,49 +89,185 @@ async def serve(
         config: Of the pool, with the database URL.
         settings: Of the server.
         connect_kwargs: For the driver, for every connection.
-        on_ready: Called once requests can be served.
-        meanwhile: Work that goes on beside the serving, from before the pool is opened until the
-            drain begins; then it is cancelled.
+        around: What else there is.
 
     Raises:
         PoolInitializationError: The database cannot be used; nothing is left open.
     """
-    with stop_requests() as stop:
-        pool = ConnectionPoolManager(config, **connect_kwargs)
-        lifecycle = Lifecycle()
-        server = _Server(
-            uvicorn.Config(
-                build_app(pool, settings, lifecycle),
-                http="httptools",
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                timeout_graceful_shutdown=_LAST_BYTES,
-            )
-        )
+    notifier = around.notifier
+    pool = ConnectionPoolManager(config, **connect_kwargs)
+    lifecycle = Lifecycle(heartbeat=_heartbeat(notifier))
+    controls = Controls(pool, lifecycle)
+    door = Door.of(settings)
+    lifecycle.refused = door.refused
+    app = build_app(pool, settings, lifecycle)
+    server = _Server(_uvicorn_config(app, door, around.certificate))
+    lifecycle.connections = lambda: len(server.server_state.connections)
+    reload = _Reload(around, app.state.access)
+    with on_signals(lifecycle.stop, _operators_signals(controls, reload)):
         serving = asyncio.create_task(server.serve(sockets=sockets))
-        beside = asyncio.create_task(meanwhile()) if meanwhile else None
+        beside = asyncio.create_task(around.meanwhile()) if around.meanwhile else None
+        lifecycle.heartbeat.start()
+        drain = Drain(pool, lifecycle, settings)
         try:
-            await _unless_stopped(pool.initialize(), stop)
-            if not stop.is_set():
+            await _unless_stopped(pool.initialize(), lifecycle.stop)
+            if not lifecycle.stop.is_set():
                 lifecycle.started = True
-                on_ready()
-                await _first_of(stop.wait(), serving)
-                lifecycle.draining = True
+                around.on_ready()
+                notifier.ready("serving")
+                lifecycle.heartbeat.add_listener(_reporter(notifier, pool, lifecycle))
+                await _first_of(lifecycle.stop.wait(), serving)
+                notifier.stopping(drain.longest())
+                drain.begin()
                 await _end(beside)
-                _log.info("server_draining", extra={"timeout_seconds": settings.drain_timeout})
-                await asyncio.sleep(settings.drain_delay)
+                await drain.delay()
         finally:
             lifecycle.draining = True
             await _end(beside)
-            # Waiters are turned away at once, running statements finish or are ended.
-            await pool.close(timeout=settings.drain_timeout)
+            await drain.finish()
+            # Whoever reads slowly may use what is left of the time.
+            server.config.timeout_graceful_shutdown = max(_LAST_BYTES, drain.left())  # type: ignore[assignment]
             server.should_exit = True
             await serving
-    _log.info("server_stopped")
+            lifecycle.heartbeat.stop()
+    _log.info("server_stopped", extra={"elapsed_seconds": round(drain.elapsed(), 3)})
+
+
+def _uvicorn_config(app: Starlette, door: Door, certificate: Certificate | None) -> uvicorn.Config:
+    config = uvicorn.Config(
+        app,
+        http=protocol_for(door),
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+    )
+    # uvicorn would read the files once; ours can be read again.
+    config.load()
+    config.ssl = certificate.context if certificate else None
+    return config
+
+
+class Drain:
+    """The end of serving, phase by phase: not ready, turned away, finished."""
+
+    def __init__(
+        self, pool: ConnectionPoolManager, lifecycle: Lifecycle, settings: ServerSettings
+    ) -> None:
+        self._pool = pool
+        self._lifecycle = lifecycle
+        self._settings = settings
+        self._began = time.monotonic()
+        self._deadline: float | None = None
+
+    def longest(self) -> float:
+        """Seconds the whole may take."""
+        return self._settings.drain_delay + self._settings.drain_timeout + 2 * _LAST_BYTES
+
+    def begin(self) -> None:
+        """Not ready from now on, but still serving."""
+        self._began = time.monotonic()
+        self._lifecycle.draining = True
+        limits = {
+            "delay_seconds": self._settings.drain_delay,
+            "timeout_seconds": self._settings.drain_timeout,
+        }
+        _log.info("server_draining", extra={**limits, **self._counts()})
+
+    async def delay(self) -> None:
+        """Serve on until load balancers have noticed."""
+        if self._settings.drain_delay > 0:
+            await asyncio.sleep(self._settings.drain_delay)
+
+    async def finish(self) -> None:
+        """Turn waiters away at once and let running statements finish, or end them in time."""
+        self._deadline = time.monotonic() + self._settings.drain_timeout
+        if self._lifecycle.started:
+            _log.info("server_closing_pool", extra=self._counts())
+        await self._pool.close(timeout=self._settings.drain_timeout)
+
+    def left(self) -> float:
+        """Seconds of the drain timeout that are not used up."""
+        return 0.0 if self._deadline is None else self._deadline - time.monotonic()
+
+    def elapsed(self) -> float:
+        """Seconds since the drain began."""
+        return time.monotonic() - self._began
+
+    def _counts(self) -> dict[str, int]:
+        statistics = self._pool.get_statistics()
+        return {
+            "running": statistics.active_connections,
+            "waiting": statistics.waiting_requests,
+            "client_connections": self._lifecycle.connections(),
+        }
+
+
+def _heartbeat(notifier: Notifier) -> Heartbeat:
+    """Beats as often as the watchdog wants to hear."""
+    seconds = notifier.watchdog_seconds
+    heartbeat = Heartbeat(_LONGEST_BEAT if seconds is None else min(_LONGEST_BEAT, seconds / 2))
+    heartbeat.add_listener(notifier.alive)
+    return heartbeat
+
+
+def _operators_signals(
+    controls: Controls, reload: _Reload
+) -> Mapping[signal.Signals, Callable[[], object]]:
+    """PgBouncer's signals: SIGUSR1 pauses, SIGUSR2 resumes; SIGHUP reads files again."""
+    if not hasattr(signal, "SIGUSR1"):  # Windows
+        return {}
+    found: dict[signal.Signals, Callable[[], object]] = {
+        signal.SIGUSR1: controls.hold,
+        signal.SIGUSR2: controls.resume,
+    }
+    if reload.has_files:  # otherwise it means what it always does: the terminal is gone
+        found[signal.SIGHUP] = reload
+    return found
+
+
+class _Reload:
+    """Reads the certificate and the tokens again; what cannot be used leaves the old in use."""
+
+    def __init__(self, around: Surroundings, access: Access) -> None:
+        self._around = around
+        self._access = access
+        self.has_files = around.certificate is not None or around.read_tokens is not None
+
+    def __call__(self) -> None:
+        around = self._around
+        try:
+            if around.certificate is not None:
+                around.certificate.reload()
+            if around.read_tokens is not None:
+                self._access.replace_tokens(around.read_tokens())
+        except (CertificateError, PoolConfigurationError) as error:
+            _log.error("server_reload_failed", extra={"error": str(error)})
+        else:
+            _log.info("server_reloaded")
+
+
+def _reporter(
+    notifier: Notifier, pool: ConnectionPoolManager, lifecycle: Lifecycle
+) -> Callable[[], None]:
+    """Says how the service is, whenever that has changed."""
+    said = "serving"
+
+    def report() -> None:
+        nonlocal said
+        if not notifier or lifecycle.draining:
+            return
+        statistics = pool.get_statistics()
+        status = lifecycle.state
+        if statistics.availability.value == "down":
+            status += ", without a database"
+        if status != said:
+            said = status
+            notifier.status(status)
+
+    return report
 
 
 async def _end(task: asyncio.Task[None] | None) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 
 MEBIBYTE = 1024 * 1024
+DEFAULT_BURST = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +16,7 @@ class Token:
     Attributes:
         name: Shown in the access log and on the dashboard instead of the secret.
         secret: What the client sends as ``Authorization: Bearer …``.
+        secret_sha256: Its SHA-256 in hex, instead of the secret itself.
         admin: Whether ``/admin`` is open to it.
         read_only: Its statements run in read-only transactions.
         max_concurrency: Most requests at once, waiting and running ones; None sets no bound.
@@ -22,12 +25,19 @@ class Token:
     """
 
     name: str
-    secret: str = field(repr=False)
+    secret: str = field(default="", repr=False)
+    secret_sha256: str = field(default="", repr=False)
     admin: bool = False
     read_only: bool = False
     max_concurrency: int | None = None
     rate: float | None = None
-    burst: int = 10
+    burst: int = DEFAULT_BURST
+
+    def digest(self) -> bytes:
+        """The SHA-256 of the secret."""
+        if self.secret_sha256:
+            return bytes.fromhex(self.secret_sha256)
+        return hashlib.sha256(self.secret.encode("utf-8", "surrogateescape")).digest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +47,8 @@ class ServerSettings:
     Attributes:
         tokens: Clients must show one of them, except for probes. None at all asks for nothing,
             which is safe on loopback only.
+        hosts: Names and addresses it was told to listen on. Without a token it answers only to
+            those, to addresses and to localhost.
         read_only: Every statement runs in a read-only transaction.
         cors_origins: Web pages that may use the server, as ``https://example.com``; ``*`` is any.
         request_timeout: Seconds a request may take, reading its body and its wait for a
@@ -57,6 +69,7 @@ class ServerSettings:
     """
 
     tokens: tuple[Token, ...] = ()
+    hosts: tuple[str, ...] = ()
     read_only: bool = False
     cors_origins: tuple[str, ...] = ()
     request_timeout: float = 30.0

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first asks to finish, the second means now."""
+"""What signals do: SIGTERM and Ctrl-C ask to finish, the second one means now."""
 
 from __future__ import annotations
 
@@ -9,31 +9,41 @@ import signal
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_STOP = (signal.SIGTERM, signal.SIGINT)
 
 
 @contextlib.contextmanager
-def stop_requests() -> Iterator[asyncio.Event]:
-    """An event that the first signal sets; the second ends the process as the signal itself would.
+def on_signals(
+    stop: asyncio.Event, others: Mapping[signal.Signals, Callable[[], object]]
+) -> Iterator[None]:
+    """Set ``stop`` at the first SIGTERM or SIGINT; the second ends the process as it would have.
 
     Then the kernel closes every connection, and an embedded PostgreSQL notices and stops.
+
+    Args:
+        stop: May be set by others as well; signals count by themselves.
+        others: What to do at other signals, in the event loop.
     """
     loop = asyncio.get_running_loop()
-    requested = asyncio.Event()
+    heard = False
 
-    def on_signal(number: signal.Signals) -> None:
-        if requested.is_set():
+    def on_stop(number: signal.Signals) -> None:
+        nonlocal heard
+        if heard:
             loop.remove_signal_handler(number)
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        requested.set()
+        heard = True
+        stop.set()
 
-    for number in _SIGNALS:
-        loop.add_signal_handler(number, on_signal, number)
+    for number in _STOP:
+        loop.add_signal_handler(number, on_stop, number)
+    for number, action in others.items():
+        loop.add_signal_handler(number, action)
     try:
-        yield requested
+        yield
     finally:
-        for number in _SIGNALS:
+        for number in (*_STOP, *others):
             loop.remove_signal_handler(number)

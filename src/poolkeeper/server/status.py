@@ -1,14 +1,13 @@
 """What each failure means to an HTTP client: one table, from exception to status and code.
 
-503 says that nothing was executed and trying again is safe; 502 that the outcome is unknown.
-Errors of the statement itself are 400, because Neon's clients read a body for that status only.
+503 says that nothing was executed and trying again is safe; 502 that the outcome is unknown. At
+``/sql`` errors of the statement itself are 400, because Neon's clients read a body for that status
+only; other paths say it with the status that fits.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
-from http import HTTPStatus
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import psycopg
@@ -16,10 +15,14 @@ import psycopg
 from poolkeeper import exceptions, sqlstate
 from poolkeeper.server import execute, interrupt
 from poolkeeper.server.neon.request import BadRequestError
+from poolkeeper.server.turned_away import (
+    ForbiddenError,
+    RateLimitedError,
+    TooManyRequestsError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from random import Random
 
 Outcome: TypeAlias = Literal["not_executed", "unknown", "rolled_back", "executed"]
 
@@ -45,12 +48,37 @@ class StartingError(Exception):
         super().__init__("The server is starting")
 
 
+class PausedError(Exception):
+    """The pool is paused, and was not resumed while the request waited."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"The server is paused, and was for the {seconds:.1f} s of the wait")
+
+
 class UnauthorizedError(Exception):
     """The request carries no token, or a wrong one."""
 
 
+class ReadOnlyRefusedError(Exception):
+    """A statement would write, and the server or the token allows reading only.
+
+    What PostgreSQL said is its cause.
+    """
+
+
+class ReadOnlyDeclaredError(Exception):
+    """A statement would write in a transaction that was declared read-only.
+
+    What PostgreSQL said is its cause.
+    """
+
+
 class TransactionLostError(Exception):
-    """The connection was lost before COMMIT was sent, so the batch was rolled back."""
+    """The connection was lost, and the transaction had no effect."""
+
+
+class RequestInFlightError(Exception):
+    """Another request with the same idempotency key is being worked on."""
 
 
 class ShutDownError(Exception):
@@ -65,21 +93,74 @@ class Rule:
     """How one kind of failure is answered.
 
     Attributes:
-        status: HTTP status.
+        sql: HTTP status at ``/sql``.
         code: SQLSTATE for the body; empty where PostgreSQL has no word for it.
         kind: Stable name of the situation, for programs.
         outcome: What became of the statement.
+        native: HTTP status at other paths; None: the same.
         retry_after: Whether to say when to come back.
+        retryable: Whether sending the request again is safe and may help.
+        proxy_error: The word of RFC 9209 for it, where there is one.
         suggestion: What to do, where the exception does not say it itself.
     """
 
-    status: int
+    sql: int
     code: str
     kind: str
     outcome: Outcome = "not_executed"
+    native: int | None = None
     retry_after: bool = False
+    retryable: bool = False
+    proxy_error: str = ""
     suggestion: str = ""
 
+
+def _again(
+    code: str,
+    kind: str,
+    outcome: Outcome = "not_executed",
+    *,
+    proxy_error: str = "",
+    suggestion: str = "",
+) -> Rule:
+    """503: it had no effect, and sending it again later may help."""
+    return Rule(
+        503,
+        code,
+        kind,
+        outcome,
+        retry_after=True,
+        retryable=True,
+        proxy_error=proxy_error,
+        suggestion=suggestion,
+    )
+
+
+_DEADLINE = Rule(
+    400,
+    sqlstate.QUERY_CANCELED,
+    "request-deadline",
+    "rolled_back",
+    native=504,
+    proxy_error="connection_read_timeout",
+    suggestion="make the statement faster, or raise X-Timeout-Ms or --request-timeout.",
+)
+_TRANSACTION_LOST = _again(
+    "08006",
+    "transaction-lost",
+    "rolled_back",
+    proxy_error="connection_terminated",
+    suggestion="send the request again.",
+)
+_OUTCOME_UNKNOWN = Rule(
+    502,
+    "08007",
+    "outcome-unknown",
+    "unknown",
+    proxy_error="connection_terminated",
+    suggestion="check whether the statement took effect before sending it again.",
+)
+SQL_ERROR = Rule(400, "", "sql-error", "rolled_back")
 
 RULES: Mapping[type[BaseException], Rule] = {
     # the client's
@@ -90,8 +171,24 @@ RULES: Mapping[type[BaseException], Rule] = {
         "copy-refused",
         suggestion="use INSERT … SELECT FROM unnest($1, …) for many rows, or a PostgreSQL client.",
     ),
-    # 401 elsewhere, but Neon's clients would not show the message.
-    UnauthorizedError: Rule(400, sqlstate.INVALID_PASSWORD, "unauthorized"),
+    # Neon's clients would not show the message of a 401.
+    UnauthorizedError: Rule(400, sqlstate.INVALID_PASSWORD, "unauthorized", native=401),
+    ReadOnlyRefusedError: Rule(
+        400,
+        sqlstate.READ_ONLY_TRANSACTION,
+        "read-only",
+        "rolled_back",
+        native=403,
+        suggestion="use a token, or a server, that may write.",
+    ),
+    ReadOnlyDeclaredError: SQL_ERROR,
+    ForbiddenError: Rule(400, "42501", "forbidden", native=403),
+    RateLimitedError: Rule(
+        429, sqlstate.TOO_MANY_CONNECTIONS, "rate-limited", retry_after=True, retryable=True
+    ),
+    TooManyRequestsError: Rule(
+        429, sqlstate.TOO_MANY_CONNECTIONS, "too-many-requests", retry_after=True, retryable=True
+    ),
     BodyTooLargeError: Rule(
         413,
         "54000",
@@ -104,15 +201,21 @@ RULES: Mapping[type[BaseException], Rule] = {
         "request-timeout",
         suggestion="send the body faster or raise the limit with --request-timeout.",
     ),
-    # the statement's
-    psycopg.Error: Rule(400, "", "sql-error", "rolled_back"),
-    interrupt.DeadlineExceededError: Rule(
-        400,
-        sqlstate.QUERY_CANCELED,
-        "request-deadline",
-        "rolled_back",
-        suggestion="make the statement faster or raise the limit with --request-timeout.",
+    RequestInFlightError: Rule(
+        409,
+        "55P03",
+        "request-in-flight",
+        retry_after=True,
+        retryable=True,
+        suggestion="send it again after Retry-After, with the same key.",
     ),
+    exceptions.TransactionAbortedError: Rule(
+        409, "40000", "transaction-aborted", suggestion="use a new Idempotency-Key."
+    ),
+    # the statement's
+    psycopg.Error: SQL_ERROR,
+    interrupt.DeadlineExceededError: _DEADLINE,
+    exceptions.TransactionTimeoutError: _DEADLINE,
     execute.ResultTooLargeError: Rule(
         507,
         "54000",
@@ -120,197 +223,88 @@ RULES: Mapping[type[BaseException], Rule] = {
         suggestion="fetch less at once with LIMIT, or raise the limit with --max-response-bytes.",
     ),
     # the pool's: nothing was sent
-    exceptions.PoolTimeoutError: Rule(
-        503, sqlstate.TOO_MANY_CONNECTIONS, "pool-timeout", retry_after=True
+    exceptions.PoolTimeoutError: _again(
+        sqlstate.TOO_MANY_CONNECTIONS, "pool-timeout", proxy_error="connection_limit_reached"
     ),
-    exceptions.PoolExhaustedError: Rule(
-        503, sqlstate.TOO_MANY_CONNECTIONS, "queue-full", retry_after=True
+    exceptions.PoolExhaustedError: _again(
+        sqlstate.TOO_MANY_CONNECTIONS, "queue-full", proxy_error="connection_limit_reached"
     ),
-    exceptions.DatabaseUnavailableError: Rule(
-        503, "08001", "database-unavailable", retry_after=True
+    exceptions.DatabaseUnavailableError: _again(
+        "08001", "database-unavailable", proxy_error="destination_unavailable"
     ),
-    exceptions.ConnectionValidationError: Rule(503, "08006", "connection-lost", retry_after=True),
-    execute.NothingSentError: Rule(
-        503,
+    exceptions.ConnectionValidationError: _again(
+        "08006", "connection-lost", proxy_error="connection_terminated"
+    ),
+    execute.NothingSentError: _again(
         "08006",
         "connection-lost",
-        retry_after=True,
+        proxy_error="connection_terminated",
         suggestion="send the request again.",
     ),
-    StartingError: Rule(
-        503,
+    PausedError: _again(
+        sqlstate.CANNOT_CONNECT_NOW,
+        "paused",
+        suggestion="send the request again after Retry-After; POST /admin/resume ends the pause.",
+    ),
+    StartingError: _again(
         sqlstate.CANNOT_CONNECT_NOW,
         "starting",
-        retry_after=True,
         suggestion="send the request again after Retry-After.",
     ),
-    exceptions.PoolClosedError: Rule(
-        503,
+    exceptions.PoolClosedError: _again(
         sqlstate.ADMIN_SHUTDOWN,
         "draining",
-        retry_after=True,
         suggestion="send the request to another instance or again after Retry-After.",
     ),
+    exceptions.LedgerUnavailableError: Rule(503, "55000", "ledger-unavailable"),
     # after sending
-    ShutDownError: Rule(503, sqlstate.ADMIN_SHUTDOWN, "shut-down", "rolled_back", retry_after=True),
-    TransactionLostError: Rule(
-        503,
-        "08006",
-        "transaction-lost",
-        "rolled_back",
-        retry_after=True,
-        suggestion="send the batch again.",
-    ),
-    execute.OutcomeUnknownError: Rule(
-        502,
-        "08007",
-        "outcome-unknown",
-        "unknown",
-        suggestion="check whether the statement took effect before sending it again.",
-    ),
+    ShutDownError: _again(sqlstate.ADMIN_SHUTDOWN, "shut-down", "rolled_back"),
+    TransactionLostError: _TRANSACTION_LOST,
+    exceptions.TransactionRolledBackError: _TRANSACTION_LOST,
+    execute.OutcomeUnknownError: _OUTCOME_UNKNOWN,
+    exceptions.TransactionOutcomeUnknownError: _OUTCOME_UNKNOWN,
 }
 
-OUR_BUG = Rule(500, "XX000", "internal-error", "unknown")
+_TAKEN = Rule(400, "", "constraint-violation", "rolled_back", native=409)
+_CONFLICT = Rule(400, "", "transaction-conflict", "rolled_back", native=409, retryable=True)
 
+SQL_RULES: Mapping[str, Rule] = {
+    sqlstate.UNIQUE_VIOLATION: _TAKEN,
+    "23503": _TAKEN,  # foreign_key_violation
+    "23P01": _TAKEN,  # exclusion_violation
+    sqlstate.SERIALIZATION_FAILURE: _CONFLICT,
+    sqlstate.DEADLOCK_DETECTED: _CONFLICT,
+    "42501": Rule(400, "", "insufficient-privilege", "rolled_back", native=403),
+    sqlstate.QUERY_CANCELED: Rule(
+        400,
+        "",
+        "statement-canceled",
+        "rolled_back",
+        native=504,
+        proxy_error="connection_read_timeout",
+    ),
+    # Nobody asked for a read-only transaction: the server was a primary, and is one no more.
+    sqlstate.READ_ONLY_TRANSACTION: Rule(
+        400,
+        "",
+        "read-only-database",
+        "rolled_back",
+        native=503,
+        retry_after=True,
+        retryable=True,
+        suggestion="send the request again after Retry-After; the pool looks for the primary.",
+    ),
+}
+"""Rows for single SQLSTATEs; what PostgreSQL says otherwise is ``SQL_ERROR``."""
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A failure ready to be sent."""
-
-    status: int
-    kind: str
-    body: Mapping[str, object]
-    headers: Mapping[str, str] = field(default_factory=dict)
+OUR_BUG = Rule(500, "XX000", "internal-error", "unknown", proxy_error="proxy_internal_error")
 
 
 def rule_for(error: BaseException) -> Rule:
     """The row of the table for an exception; subclasses share the row of their parent."""
+    if isinstance(error, psycopg.Error):
+        return SQL_RULES.get(error.sqlstate or "", SQL_ERROR)
     for kind in type(error).__mro__:
         if kind in RULES:
             return RULES[kind]
     return OUR_BUG
-
-
-def answer(error: BaseException, *, request_id: str, random: Random) -> Answer:
-    """Put a failure into Neon's error fields and RFC 9457's problem fields, in one object.
-
-    An error of our own is answered without details; the log has them under the request id.
-    """
-    rule = rule_for(error)
-    outcome: Outcome = rule.outcome
-    if isinstance(error, execute.ResultTooLargeError):
-        outcome = "executed" if error.executed else "rolled_back"
-    neon = _neon_fields(error, rule, outcome, request_id)
-    body = {
-        **neon,
-        "detail": neon["detail"] or neon["message"],
-        "type": f"urn:poolkeeper:problem:{rule.kind}",
-        "title": HTTPStatus(rule.status).phrase,
-        "status": rule.status,
-        "outcome": outcome,
-        "request_id": request_id,
-    }
-    headers: dict[str, str] = {}
-    if rule.retry_after:
-        seconds = _seconds_until_useful(error, random)
-        body["retry_after"] = seconds
-        headers["Retry-After"] = str(seconds)
-    if isinstance(error, exceptions.PoolClosedError | ShutDownError | BodyTimeoutError):
-        headers["Connection"] = "close"
-    return Answer(rule.status, rule.kind, body, headers)
-
-
-_DIAGNOSTICS = {
-    "detail": "message_detail",
-    "hint": "message_hint",
-    "position": "statement_position",
-    "internalPosition": "internal_position",
-    "internalQuery": "internal_query",
-    "severity": "severity",
-    "where": "context",
-    "table": "table_name",
-    "column": "column_name",
-    "schema": "schema_name",
-    "dataType": "datatype_name",
-    "constraint": "constraint_name",
-    "file": "source_file",
-    "line": "source_line",
-    "routine": "source_function",
-}
-
-
-def _neon_fields(
-    error: BaseException, rule: Rule, outcome: Outcome, request_id: str
-) -> dict[str, object]:
-    """The seventeen fields Neon's clients know, strings or null."""
-    fields: dict[str, object] = dict.fromkeys(_DIAGNOSTICS)
-    if isinstance(error, psycopg.Error):
-        fields = {name: getattr(error.diag, source) for name, source in _DIAGNOSTICS.items()}
-        message = error.diag.message_primary or str(error)
-    elif rule is OUR_BUG:
-        message = (
-            f"The server failed to handle the request. "
-            f"Suggestion: look for request {request_id} in its log."
-        )
-    else:
-        message = _sentence(error, rule, outcome)
-    return {"message": message, "code": _code(error, rule), **fields}
-
-
-def _sentence(error: BaseException, rule: Rule, outcome: Outcome) -> str:
-    what = " ".join(str(error).split())
-    if isinstance(error, execute.CopyRefusedError):
-        what = "COPY from or to the client is not possible over HTTP"
-    elif isinstance(error, exceptions.PoolClosedError):
-        # What it says itself is for whoever calls the pool from Python.
-        what = "The server is shutting down"
-    elif isinstance(error, execute.NothingSentError | TransactionLostError):
-        what = f"The connection to the database was lost: {what}"
-    elif isinstance(error, execute.OutcomeUnknownError):
-        what = f"The connection to the database was lost while the request ran: {what}"
-    head, separator, suggestion = what.partition(" Suggestion: ")
-    facts = [head.rstrip(". ") + "."]
-    words = _OUTCOME_WORDS[outcome]
-    if rule.status >= HTTPStatus.INTERNAL_SERVER_ERROR and words not in head:
-        facts.append(words)
-    if separator or rule.suggestion:
-        facts.append(f"Suggestion: {suggestion or rule.suggestion}")
-    return " ".join(facts)
-
-
-_OUTCOME_WORDS: Mapping[Outcome, str] = {
-    "not_executed": "The request was not executed.",
-    "unknown": "Whether the request took effect is unknown.",
-    "rolled_back": "The request was rolled back.",
-    "executed": "The request was executed; only its result is lost.",
-}
-
-
-def _code(error: BaseException, rule: Rule) -> str:
-    if isinstance(error, psycopg.Error):
-        return error.sqlstate or ""
-    if isinstance(error, BadRequestError):
-        return error.code
-    if isinstance(error, exceptions.DatabaseUnavailableError):
-        # Starting up is worth telling from unreachable; other causes are the operator's matter.
-        cause = error.__cause__
-        if cause is not None and sqlstate.sqlstate_of(cause) == sqlstate.CANNOT_CONNECT_NOW:
-            return sqlstate.CANNOT_CONNECT_NOW
-    return rule.code
-
-
-def _seconds_until_useful(error: BaseException, random: Random) -> int:
-    """Whole seconds after which trying again makes sense: never 0, and not the same for all."""
-    known = 0.0
-    if isinstance(error, exceptions.DatabaseUnavailableError):
-        known = error.next_attempt_seconds or 0.0
-    elif isinstance(error, exceptions.PoolTimeoutError | exceptions.PoolExhaustedError):
-        # Who asks now waits behind the oldest; a queue rarely stays this long for longer.
-        snapshot = error.snapshot
-        known = min(snapshot.oldest_waiter_seconds, _LONGEST_QUEUE_ADVICE) if snapshot else 0.0
-    elif isinstance(error, exceptions.PoolClosedError | ShutDownError):
-        return 1
-    return max(1, math.ceil(known + random.random()))
-
-
-_LONGEST_QUEUE_ADVICE = 5.0

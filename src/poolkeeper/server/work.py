@@ -8,23 +8,61 @@ from typing import TYPE_CHECKING
 from poolkeeper.server.execute import (
     NothingSentError,
     OutcomeUnknownError,
+    ResultTooLargeError,
     run_statement,
 )
 from poolkeeper.server.interrupt import DeadlineExceededError, interruptible
 from poolkeeper.server.status import TransactionLostError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from poolkeeper.server.execute import Connection
-    from poolkeeper.server.neon.request import SqlRequest
+    from poolkeeper.server.neon.request import Query
     from poolkeeper.server.neon.response import StatementResult
+
+TAKE_SNAPSHOT = b"select"
+"""After a statement like this no other can turn a read-only transaction into a writing one."""
+
+
+def begin_statement(
+    isolation_level: str | None = None, *, read_only: bool = False, deferrable: bool = False
+) -> bytes:
+    """BEGIN with what the transaction is to be; ``isolation_level`` in PostgreSQL's words."""
+    words = ["BEGIN"]
+    if isolation_level is not None:
+        words.append(f"ISOLATION LEVEL {isolation_level}")
+    if read_only:
+        words.append("READ ONLY")
+    if deferrable:
+        words.append("DEFERRABLE")
+    return " ".join(words).encode()
 
 
 class Work:
-    """Runs the statements once and knows, if the connection is lost, what became of them."""
+    """Runs the statements once and knows, if the connection is lost, what became of them.
 
-    def __init__(self, conn: Connection, request: SqlRequest, *, max_bytes: int) -> None:
+    Args:
+        conn: What they run on.
+        queries: The statements.
+        begin: What begins their transaction; None for one statement by itself.
+        only_reading: No statement may make the transaction a writing one.
+        max_bytes: Most that their results may have together.
+    """
+
+    def __init__(
+        self,
+        conn: Connection,
+        queries: Sequence[Query],
+        *,
+        begin: bytes | None,
+        only_reading: bool = False,
+        max_bytes: int,
+    ) -> None:
         self._conn = conn
-        self._request = request
+        self._queries = queries
+        self._begin = begin
+        self._only_reading = only_reading
         self._bytes_left = max_bytes
         self._transaction_open = False
         self._commit_sent = False
@@ -37,7 +75,7 @@ class Work:
             Exception: As `run_statement` and `interruptible` raise. An error in a batch leaves its
                 transaction open, for the pool to roll back when the connection is returned.
         """
-        statements = self._batch(leaving, deadline) if self._request.is_batch else self._single()
+        statements = self._single() if self._begin is None else self._batch(leaving, deadline)
         try:
             return await interruptible(self._conn, statements, deadline=deadline, leaving=leaving)
         except (NothingSentError, OutcomeUnknownError) as error:
@@ -46,39 +84,39 @@ class Work:
             raise
 
     async def _single(self) -> list[StatementResult]:
-        query = self._request.queries[0]
-        return [await self._statement(query.sql, query.params)]
+        query = self._queries[0]
+        return [await self._statement(query.sql, query.params, final=True)]
 
     async def _batch(self, leaving: asyncio.Future[None], deadline: float) -> list[StatementResult]:
         results: list[StatementResult] = []
-        if not self._request.queries:
+        if not self._queries:
             return results
-        await self._statement(self._begin())
+        assert self._begin is not None
+        await self._statement(self._begin)
         self._transaction_open = True
+        if self._only_reading:
+            await self._statement(TAKE_SNAPSHOT)
         loop = asyncio.get_running_loop()
-        for query in self._request.queries:
+        for query in self._queries:
             results.append(await self._statement(query.sql, query.params))
             # The cancel request may have come between two statements, where it has no effect.
             if leaving.done() or loop.time() >= deadline:
                 raise DeadlineExceededError
         self._commit_sent = True
-        await self._statement(b"COMMIT")
+        await self._statement(b"COMMIT", final=True)
         return results
 
     async def _statement(
-        self, sql: bytes, params: tuple[bytes | None, ...] = ()
+        self, sql: bytes, params: tuple[bytes | None, ...] = (), *, final: bool = False
     ) -> StatementResult:
-        result = await run_statement(self._conn, sql, params, max_bytes=self._bytes_left)
+        try:
+            result = await run_statement(
+                self._conn, sql, params, max_bytes=self._bytes_left, final=final
+            )
+        except ResultTooLargeError as error:
+            if self._transaction_open:
+                # Whatever the statement did is rolled back.
+                raise ResultTooLargeError(error.limit, executed=False) from error
+            raise
         self._bytes_left -= sum(len(cell) for row in result.rows for cell in row if cell)
         return result
-
-    def _begin(self) -> bytes:
-        request = self._request
-        words = ["BEGIN"]
-        if request.isolation_level is not None:
-            words.append(f"ISOLATION LEVEL {request.isolation_level}")
-        if request.read_only:
-            words.append("READ ONLY")
-        if request.deferrable:
-            words.append("DEFERRABLE")
-        return " ".join(words).encode()

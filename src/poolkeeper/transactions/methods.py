@@ -133,6 +133,7 @@ class TransactionMethods:
             TransactionTimeoutError: It was not ready to commit in time and had no effect.
             TransactionOutcomeUnknownError: The answer to COMMIT is lost, and the database could not
                 be asked in time.
+            TransactionAbortedError: ``transaction_outcome`` has declared ``id`` aborted.
             TransactionAlreadyCommittedError: A transaction with ``id`` is committed already.
             TransactionEndedError: ``fn`` ended the transaction by itself.
             LedgerUnavailableError: The ledger is missing and cannot be created.

@@ -12,6 +12,7 @@ from poolkeeper.drivers.base import session_of
 from poolkeeper.exceptions import (
     ConnectionPoolError,
     PoolUsageError,
+    TransactionAbortedError,
     TransactionAlreadyCommittedError,
     TransactionEndedError,
     TransactionOutcomeUnknownError,
@@ -510,7 +511,7 @@ def _known_already(key: UUID, known: TransactionOutcome) -> ConnectionPoolError:
             "nothing. Suggestion: treat the work as done, or use a new id for new work.",
             transaction_id=key,
         )
-    return TransactionRolledBackError(
+    return TransactionAbortedError(
         f"transaction_outcome() has declared the transaction {key} aborted, so that it can never "
         "commit; nothing was changed. Suggestion: use a new id."
     )

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from starlette.routing import Route
+
+from poolkeeper.server.api.endpoints import (
+    OutcomeEndpoint,
+    QueryEndpoint,
+    TransactionEndpoint,
+)
+from poolkeeper.server.api.openapi import serve_openapi
+
 if TYPE_CHECKING:
-    from starlette.routing import Route
-
-    from poolkeeper.server.parts import Parts
+    from poolkeeper.server.engine import Engine
 
 
-def api_routes(_parts: Parts) -> list[Route]:
+def api_routes(engine: Engine) -> list[Route]:
     """The routes of this part."""
-    return []
+    return [
+        Route("/v1/query", QueryEndpoint(engine), methods=["POST"]),
+        Route("/v1/transaction", TransactionEndpoint(engine), methods=["POST"]),
+        Route("/v1/transactions/{key:path}", OutcomeEndpoint(engine), methods=["GET"]),
+        Route("/openapi.json", serve_openapi),
+    ]

@@ -4,36 +4,45 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
+
+from poolkeeper.server.dashboard.assets import load_assets
+from poolkeeper.server.dashboard.feed import Feed
+from poolkeeper.server.problem import problem
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
     from poolkeeper.server.parts import Parts
 
-_FRONT_PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>poolkeeper</title>
-<style>body{font:16px/1.5 system-ui;margin:3rem auto;max-width:44rem;padding:0 1rem}
-code{background:#8882;padding:.1em .3em}</style>
-<h1>poolkeeper</h1>
-<p>A PostgreSQL connection pool behind HTTP. It speaks Neon's SQL-over-HTTP protocol.</p>
-<ul>
-<li><code>POST /sql</code> runs <code>{"query": "select $1::int", "params": [1]}</code>,
-or <code>{"queries": [...]}</code> as one transaction</li>
-<li><a href="/health"><code>GET /health</code></a> state of database and pool</li>
-<li><a href="/metrics"><code>GET /metrics</code></a> for Prometheus</li>
-<li><a href="/livez"><code>/livez</code></a>, <a href="/readyz"><code>/readyz</code></a>,
-<a href="/startupz"><code>/startupz</code></a> for an orchestrator</li>
-</ul>
-</html>
-"""
+_LIVE = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
-def dashboard_routes(_parts: Parts) -> list[Route]:
-    """The page and what it loads."""
+def dashboard_routes(parts: Parts) -> list[Route]:
+    """The page, what it loads, and the numbers it shows; only the numbers need a token."""
+    assets = load_assets()
+    feed = Feed(parts)
+    parts.lifecycle.heartbeat.add_listener(feed.beat)
 
-    async def front_page(_request: Request) -> Response:
-        return HTMLResponse(_FRONT_PAGE)
+    async def page(request: Request) -> Response:
+        return await assets["index.html"](request)
 
-    return [Route("/", front_page)]
+    async def asset(request: Request) -> Response:
+        found = assets.get(request.path_params["file"])
+        if found is None:
+            detail = f"There is nothing at {request.url.path}. Suggestion: see / for what there is."
+            return problem(404, "not-found", detail)
+        return await found(request)
+
+    async def events(request: Request) -> Response:
+        token = parts.access.check(request.headers)
+        if request.method == "HEAD":
+            return Response(media_type="text/event-stream", headers=_LIVE)
+        return StreamingResponse(feed.follow(token), media_type="text/event-stream", headers=_LIVE)
+
+    return [
+        Route("/", page),
+        Route("/dashboard/events", events),
+        Route("/dashboard/{file}", asset),
+    ]

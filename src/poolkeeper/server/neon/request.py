@@ -63,11 +63,11 @@ def parse_request(body: bytes, headers: Mapping[str, str]) -> SqlRequest:
         BadRequestError: The body is not the JSON this protocol expects, a header is wrong, or a
             statement of a batch would begin or end its transaction.
     """
-    document = _parse_json(body)
+    document = parse_json(body)
     array_mode = headers.get("neon-array-mode") == "true"
     raw_text = headers.get("neon-raw-text-output") == "true"
     if "query" in document:
-        query = _parse_query(document, array_mode=array_mode, where="the request body")
+        query = parse_query(document, array_mode=array_mode, where="the request body")
         return SqlRequest((query,), is_batch=False, raw_text=raw_text)
     entries = document.get("queries")
     if not isinstance(entries, list):
@@ -82,8 +82,8 @@ def parse_request(body: bytes, headers: Mapping[str, str]) -> SqlRequest:
                 f"Entry {number} of `queries` is not an object. "
                 'Suggestion: send each statement as {"query": "…", "params": […]}.'
             )
-        query = _parse_query(entry, array_mode=array_mode, where=f"entry {number} of `queries`")
-        _refuse_transaction_control(query, number)
+        query = parse_query(entry, array_mode=array_mode, where=f"entry {number} of `queries`")
+        refuse_transaction_control(query, f"Entry {number} of `queries`")
         queries.append(query)
     return SqlRequest(
         tuple(queries),
@@ -95,20 +95,29 @@ def parse_request(body: bytes, headers: Mapping[str, str]) -> SqlRequest:
     )
 
 
-def _refuse_transaction_control(query: Query, number: int) -> None:
-    """A batch that ends its transaction itself could not be said to be rolled back as a whole."""
+def refuse_transaction_control(query: Query, where: str) -> None:
+    """A batch that ends its transaction itself could not be said to be rolled back as a whole.
+
+    Raises:
+        BadRequestError: The statement begins or ends a transaction.
+    """
     words = transaction_control(query.sql.decode())
     if words is not None:
         raise BadRequestError(
-            f"Entry {number} of `queries` is {words}, but a batch is one transaction already: it "
-            "begins before the first statement and is committed after the last. "
+            f"{where} is {words}, but the request is one transaction already: it begins before "
+            "the first statement and is committed after the last. "
             "Suggestion: leave the statement out; for independent transactions send separate "
             "requests.",
             code="2D000",
         )
 
 
-def _parse_json(body: bytes) -> dict[str, object]:
+def parse_json(body: bytes) -> dict[str, object]:
+    """The JSON object in a body, its numbers as they were written.
+
+    Raises:
+        BadRequestError: It is something else.
+    """
     try:
         document = json.loads(
             body.decode(),
@@ -133,7 +142,12 @@ def _refuse_constant(name: str) -> object:
     raise ValueError(f"{name} is not a JSON value")
 
 
-def _parse_query(entry: dict[str, object], *, array_mode: bool, where: str) -> Query:
+def parse_query(entry: dict[str, object], *, array_mode: bool, where: str) -> Query:
+    """The statement in an object with ``query`` and ``params``.
+
+    Raises:
+        BadRequestError: It is none, or cannot be sent to PostgreSQL.
+    """
     sql = entry.get("query")
     if type(sql) is not str:
         raise BadRequestError(

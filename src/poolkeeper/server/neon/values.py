@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from json.encoder import encode_basestring
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class NumberText(str):
@@ -112,9 +116,24 @@ def json_fragment(text: str, type_oid: int) -> str:
     return _scalar_fragment(text, type_oid)
 
 
+def fragment_encoder(type_oid: int) -> Callable[[str], str]:
+    """What `json_fragment` does for cells of one type, chosen once for many of them."""
+    if type_oid in _INTEGERS or type_oid in _JSON:
+        return str
+    if type_oid in _STRING_ARRAYS or type_oid in _ELEMENT_TYPES or type_oid in _FLOATS:
+        return functools.partial(json_fragment, type_oid=type_oid)
+    if type_oid == _BOOL:
+        return _bool_fragment
+    return encode_basestring
+
+
+def _bool_fragment(text: str) -> str:
+    return "true" if text == "t" else "false"
+
+
 def _scalar_fragment(text: str, type_oid: int) -> str:
     if type_oid == _BOOL:
-        return "true" if text == "t" else "false"
+        return _bool_fragment(text)
     # What PostgreSQL prints for these is JSON already; parsing it could only lose digits.
     if type_oid in _INTEGERS or type_oid in _JSON:
         return text

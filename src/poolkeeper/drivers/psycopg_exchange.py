@@ -1,0 +1,183 @@
+"""Statements whose answers are read as they arrive: no task, and no wait of psycopg's.
+
+psycopg's own way registers the socket with the event loop and removes it again around each wait,
+while the pool watches the same socket for a hang-up all the time. Here the one watch serves both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from typing import TYPE_CHECKING, Any
+
+from psycopg import generators, pq, waiting
+
+from poolkeeper.drivers.psycopg_lease import PooledPsycopgConnection
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from psycopg.pq.abc import PGconn
+
+
+# psycopg looks at the socket that often even when the event loop reports nothing.
+_POLL_INTERVAL = 1.0
+
+
+class Exchange:
+    """One use of a connection's wire, from a statement's first byte to the end of its answer.
+
+    Counted like psycopg's own waits, so that a silent peer is noticed. Works on a borrowed
+    connection and on one without a pool alike.
+
+    Attributes:
+        connection: psycopg's, not the lease.
+        pgconn: libpq's connection, for sending and for reading results.
+        going_on: Whether it has begun and not ended.
+    """
+
+    __slots__ = (
+        "_arrived",
+        "_descriptor",
+        "_guard",
+        "_lease",
+        "_loop",
+        "_release_at_end",
+        "connection",
+        "going_on",
+        "pgconn",
+    )
+
+    def __init__(self, conn: Any, arrived: Callable[[], None]) -> None:
+        """Prepare an exchange; nothing happens before `begin`.
+
+        Args:
+            conn: A lease of a pool, or a psycopg connection.
+            arrived: Called when something has arrived or the connection was cut off. It must
+                take what has come, and call `end` when it expects no more.
+        """
+        self._lease = conn if isinstance(conn, PooledPsycopgConnection) else None
+        self.connection: Any = conn if self._lease is None else self._lease._con
+        self.pgconn: PGconn = self.connection.pgconn
+        self.going_on = False
+        self._arrived = arrived
+        self._loop = asyncio.get_running_loop()
+        self._release_at_end = False
+
+    @property
+    def lock(self) -> asyncio.Lock:
+        """psycopg's: while it is held the pool does not close the socket under a waiting task."""
+        lock: asyncio.Lock = self.connection.lock
+        return lock
+
+    def begin(self) -> None:
+        """From here on the statement is in flight."""
+        self.going_on = True
+        lease = self._lease
+        if lease is None:
+            self._descriptor = self.pgconn.socket
+            self._loop.add_reader(self._descriptor, self._arrived)
+            return
+        self.connection.waits += 1
+        self.connection.waiting += 1
+        lease._exchanges += 1
+        lease._exchange = self
+        lease._cleaned = False
+        lease._slot.connection.listen(self._arrived)
+
+    async def flush(self) -> None:
+        """Send what libpq holds; returns when all of it is the kernel's.
+
+        Raises:
+            psycopg.OperationalError: The connection is lost.
+        """
+        async with self.lock:
+            steps = generators.send(self.pgconn)
+            await waiting.wait_async(steps, self.pgconn.socket, interval=_POLL_INTERVAL)
+
+    def end(self, *, cleaned: bool = False) -> None:
+        """Read no more. ``cleaned``: the session is as it was before it was lent.
+
+        Does nothing the second time.
+        """
+        if not self.going_on:
+            return
+        self.going_on = False
+        lease = self._lease
+        if lease is None:
+            self._loop.remove_reader(self._descriptor)
+            return
+        session = lease._slot.connection
+        if session is not None:
+            session.listen(None)
+        self.connection.waiting -= 1
+        self.connection._note_status()
+        lease._cleaned = cleaned
+        if self._release_at_end:
+            self._guard.cancel()
+            lease._pool.release(lease)
+
+    def release_at_end(self, seconds: float) -> None:
+        """Give the connection back when the exchange is over; cut it off after ``seconds``."""
+        self._release_at_end = True
+        self._guard = self._loop.call_later(seconds, self.cut)
+
+    def can_be_cleaned_in_sql(self) -> bool:
+        """Whether SQL would undo all that was done since the connection was lent.
+
+        Statements prepared by psycopg would be lost to it, and what psycopg keeps on its own
+        side SQL does not reach.
+        """
+        lease = self._lease
+        return (
+            lease is not None
+            and self.connection.prepare_threshold is None
+            and lease._only_exchanges(self.connection.waits)
+        )
+
+    def refused(self, error: Exception) -> None:
+        """The server refused a statement because it is read-only."""
+        if self._lease is not None:
+            self._lease._refused(error)
+
+    def why_lost(self, error: Exception) -> str:
+        """What the pool knows of the loss, or else what libpq says."""
+        known = None if self._lease is None else self._lease._slot.error
+        return known or str(error)
+
+    def cut(self) -> None:
+        """End the connection; whoever reads from it meets the end of the stream."""
+        if self.pgconn.status != pq.ConnStatus.OK:
+            return
+        # A second descriptor: libpq finds its own at the end of the stream.
+        descriptor = os.dup(self.pgconn.socket)
+        with socket.socket(fileno=descriptor) as sock, contextlib.suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Give the connection up in the middle of an answer."""
+        self.end()
+        self.pgconn.finish()
+
+
+def is_half_read(conn: Any) -> bool:
+    """Whether somebody left in the middle of an answer, so that nobody can use the connection."""
+    lease = conn if isinstance(conn, PooledPsycopgConnection) else None
+    if lease is not None and lease._exchange is not None and lease._exchange.going_on:
+        return False
+    connection = conn if lease is None else lease._con
+    return bool(connection.pgconn.transaction_status == pq.TransactionStatus.ACTIVE)
+
+
+def give_back(lease: Any, seconds: float) -> None:
+    """Return a borrowed connection to its pool, now or when its last exchange is over.
+
+    Never waits. After ``seconds`` an exchange is cut off, and its connection with it.
+    """
+    exchange: Exchange | None = lease._exchange
+    if exchange is not None and exchange.going_on:
+        exchange.release_at_end(seconds)
+    else:
+        lease._pool.release(lease)

@@ -1,0 +1,76 @@
+"""Reads the body of a request, within its limits."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from poolkeeper.server.departure import ClientGoneError
+from poolkeeper.server.neon.request import BadRequestError
+from poolkeeper.server.status import BodyTimeoutError, BodyTooLargeError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from starlette.types import Receive
+
+    from poolkeeper.server.settings import ServerSettings
+
+TIMEOUT_HEADER = "x-timeout-ms"
+
+
+def time_limit(headers: Mapping[str, str], settings: ServerSettings) -> float:
+    """Seconds the request may take: the server's limit, or less if the client says so.
+
+    Raises:
+        BadRequestError: ``X-Timeout-Ms`` is not a number of milliseconds.
+    """
+    given = headers.get(TIMEOUT_HEADER)
+    if given is None:
+        return settings.request_timeout
+    if not (given.isascii() and given.isdigit() and len(given) <= 12) or int(given) == 0:
+        raise BadRequestError(
+            f"X-Timeout-Ms is {given[:40]!r}, which is not a number of milliseconds above 0. "
+            f"Suggestion: send X-Timeout-Ms: 5000; more than "
+            f"{settings.request_timeout * 1000:.0f} is not granted."
+        )
+    return min(int(given) / 1000, settings.request_timeout)
+
+
+async def read_body(
+    receive: Receive, headers: Mapping[str, str], *, limit: int, deadline: float, seconds: float
+) -> bytes:
+    """The whole body, refused as soon as it is known to be too long.
+
+    Args:
+        receive: Where it comes from.
+        headers: Of the request.
+        limit: In bytes.
+        deadline: In the event loop's time.
+        seconds: What the deadline was made from, for people.
+
+    Raises:
+        BodyTooLargeError: It is longer than the limit.
+        BodyTimeoutError: It was not complete at the deadline.
+        ClientGoneError: The client left before it was complete.
+    """
+    announced = headers.get("content-length", "")
+    if announced.isascii() and announced.isdigit() and int(announced) > limit:
+        raise BodyTooLargeError(limit)
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout_at(deadline):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientGoneError
+                chunk = message.get("body", b"")
+                size += len(chunk)
+                if size > limit:
+                    raise BodyTooLargeError(limit)
+                if not message.get("more_body", False):
+                    return b"".join([*chunks, chunk]) if chunks else chunk
+                chunks.append(chunk)
+    except TimeoutError as error:
+        raise BodyTimeoutError(seconds) from error

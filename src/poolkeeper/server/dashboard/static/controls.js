@@ -1,0 +1,156 @@
+// What a person can do here: show a token, choose colours, steer the server.
+
+import { byId, setText } from "./dom.js";
+
+const TOKEN = "poolkeeper.token";
+const THEME = "poolkeeper.theme";
+
+let token = read(sessionStorage, TOKEN);
+
+export const currentToken = () => token;
+
+/** Ask for the token; `use` is called once there is one to try. */
+export function setUpGate(use) {
+  byId("gate-form").addEventListener("submit", (event) => {
+    event.preventDefault();
+    const given = byId("gate-token").value.trim();
+    if (!given) return;
+    // a header cannot carry what is not Latin-1; no token of this server is
+    if (/[^\x21-\x7e]/.test(given)) {
+      setText(byId("gate-error"), "A token has no spaces and no letters beyond ASCII. Look at what you have pasted.");
+      return;
+    }
+    token = given;
+    write(sessionStorage, TOKEN, given);
+    setText(byId("gate-error"), "");
+    use();
+  });
+  byId("forget").addEventListener("click", () => {
+    token = null;
+    write(sessionStorage, TOKEN, null);
+    location.reload();
+  });
+}
+
+export function openGate({ wrong, detail }) {
+  if (wrong) {
+    token = null;
+    write(sessionStorage, TOKEN, null);
+  }
+  const error = byId("gate-error");
+  setText(error, detail ?? (wrong ? "The server does not know this token. Check it and try again." : ""));
+  byId("gate").hidden = false;
+  const field = byId("gate-token");
+  field.toggleAttribute("aria-invalid", Boolean(wrong));
+  field.focus();
+  field.select();
+}
+
+export function closeGate() {
+  const had = !byId("gate").hidden;
+  byId("gate").hidden = true;
+  byId("gate-token").value = "";
+  byId("forget").hidden = !token;
+  if (had) byId("main").focus();
+}
+
+/** The system's colours until somebody presses the button; `changed` is called for either. */
+export function setUpTheme(changed) {
+  const button = byId("theme");
+  const system = matchMedia("(prefers-color-scheme: dark)");
+  const isDark = () => (document.documentElement.dataset.theme ?? (system.matches ? "dark" : "light")) === "dark";
+  const show = () => button.setAttribute("aria-pressed", String(isDark()));
+  button.addEventListener("click", () => {
+    const theme = isDark() ? "light" : "dark";
+    document.documentElement.dataset.theme = theme;
+    write(localStorage, THEME, theme);
+    show();
+    changed();
+  });
+  system.addEventListener("change", () => {
+    show();
+    changed();
+  });
+  show();
+}
+
+const VERBS = {
+  pause: {
+    title: "Pause the server?",
+    text: "Statements that run go on; new requests wait in the queue, each within its own time limit, until somebody resumes. PostgreSQL can be restarted meanwhile.",
+    yes: "Pause",
+    path: "/admin/pause?wait=0",
+    done: "Paused.",
+  },
+  resume: {
+    title: "Resume the server?",
+    text: "Connections are given to waiting requests again, those that have waited longest first.",
+    yes: "Resume",
+    path: "/admin/resume",
+    done: "Resumed.",
+  },
+  reconnect: {
+    title: "Replace all connections?",
+    text: "Idle connections are closed now, those in use when they come back; new ones are opened as they are needed. No statement is disturbed.",
+    yes: "Reconnect",
+    path: "/admin/reconnect",
+    done: "Connections are being replaced.",
+  },
+};
+
+/** Buttons that ask before they do something; `say` tells what came of it. */
+export function setUpActions(say) {
+  const dialog = byId("confirm");
+  let verb = null;
+  for (const name of Object.keys(VERBS)) {
+    byId(name).addEventListener("click", () => {
+      verb = VERBS[name];
+      setText(byId("confirm-title"), verb.title);
+      setText(byId("confirm-text"), verb.text);
+      setText(byId("confirm-yes"), verb.yes);
+      setText(byId("confirm-error"), "");
+      dialog.showModal();
+      byId("confirm-no").focus();
+    });
+  }
+  byId("confirm-no").addEventListener("click", () => dialog.close());
+  byId("confirm-yes").addEventListener("click", async (event) => {
+    event.preventDefault();
+    const failure = await order(verb.path);
+    if (failure) {
+      setText(byId("confirm-error"), failure);
+      return;
+    }
+    dialog.close();
+    say(verb.done);
+  });
+}
+
+async function order(path) {
+  try {
+    const headers = token ? { Authorization: `Bearer ${token}` } : {};
+    const response = await fetch(path, { method: "POST", headers, credentials: "omit" });
+    if (response.ok) return null;
+    const problem = await response.json().catch(() => ({}));
+    return problem.detail ?? `The server answered ${response.status}.`;
+  } catch {
+    return "The server could not be reached. Try again when it is back.";
+  }
+}
+
+function read(storage, key) {
+  try {
+    return storage.getItem(key);
+  } catch {
+    return null;
+  }
+}
+
+function write(storage, key, value) {
+  try {
+    if (value === null) storage.removeItem(key);
+    else storage.setItem(key, value);
+  } catch {
+    // without storage the choice lasts as long as the page
+  }
+}
