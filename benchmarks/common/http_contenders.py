@@ -132,7 +132,14 @@ class Sql(Contender):
     """``POST /sql`` as ``@neondatabase/serverless`` sends it."""
 
     name = "poolkeeper, /sql"
-    command = ("poolkeeper", "serve", "--port=0", f"--max-size={SIZE}", "--log-format=json", "--no-access-log")
+    command = (
+        "poolkeeper",
+        "serve",
+        "--port=0",
+        f"--max-size={SIZE}",
+        "--log-format=json",
+        "--no-access-log",
+    )
 
     def requests(self) -> list[str]:
         return [

@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 
 import httpx
 import uvicorn
@@ -27,6 +27,11 @@ class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self):
         yield
+
+    async def run(self, listener):
+        # How uvicorn says that the application did not start.
+        with suppress(SystemExit):
+            await self.serve([listener])
 
 
 class DidNotStartError(Exception):
@@ -67,7 +72,7 @@ async def serving(app):
             app, lifespan="on", log_config=None, ws="none", timeout_graceful_shutdown=20
         )
         server = _Server(config)
-        running = asyncio.create_task(server.serve([listener]))
+        running = asyncio.create_task(server.run(listener))
         try:
             await eventually(lambda: server.started or running.done())
             if running.done():
@@ -98,5 +103,6 @@ OF_THE_POOL = f"application_name = '{APPLICATION}' and datname = current_databas
 async def end_sessions(conn, condition="true"):
     """Terminate sessions of the pool, from a connection that is not the pool's."""
     await conn.execute(
-        f"select pg_terminate_backend(pid) from pg_stat_activity where {OF_THE_POOL} and {condition}"
+        "select pg_terminate_backend(pid) from pg_stat_activity "
+        f"where {OF_THE_POOL} and {condition}"
     )

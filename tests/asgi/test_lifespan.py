@@ -151,14 +151,14 @@ async def test_running_requests_end_before_the_pool_closes(postgres, admin):
     async def under_way():
         return await admin.fetchval(waiting)
 
-    async with serving(make_app("starlette", pool, {"/": waits})) as client:
-        # Its own client: the one of the block is closed before the server stops.
-        async with httpx.AsyncClient(base_url=client.base_url, timeout=60) as patient:
-            asking = asyncio.create_task(patient.get("/"))
-            await eventually(under_way)
-            client.server.should_exit = True
-            await admin.execute("select pg_advisory_unlock(1)")
-            assert (await asking).text == "done"
+    app = make_app("starlette", pool, {"/": waits})
+    # A client of its own: the other is closed before the server stops.
+    async with httpx.AsyncClient(timeout=60) as patient, serving(app) as client:
+        asking = asyncio.create_task(patient.get(client.base_url))
+        await eventually(under_way)
+        client.server.should_exit = True
+        await admin.execute("select pg_advisory_unlock(1)")
+        assert (await asking).text == "done"
     assert pool.get_size() == 0
 
 

@@ -3,7 +3,7 @@ import { after } from 'node:test';
 
 export const driver = await import(process.env.NEON_DRIVER);
 export const { neon, neonConfig, NeonDbError, Pool, Client } = driver;
-neonConfig.fetchEndpoint = process.env.SQL_ENDPOINT;
+if (process.env.SQL_ENDPOINT) neonConfig.fetchEndpoint = process.env.SQL_ENDPOINT;
 
 export const url = process.env.DATABASE_URL;
 export const sql = neon(url);

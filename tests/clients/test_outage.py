@@ -118,3 +118,25 @@ def test_statements_that_may_run_twice_are_all_done_through_a_crash(
             result = program.result()
     assert result["failed"] == []
     assert written(crashable_postgres) == dict.fromkeys(sorted(result["done"]), 1)
+
+
+def test_a_planned_restart_fails_no_request_at_all(node, crashable_postgres, tmp_path):
+    """Paused, restarted, resumed: the traffic waits, nothing is sent twice, nothing is in doubt."""
+    with (
+        serve(crashable_postgres, POOL_OUTAGE_PATIENCE="60") as server,
+        Program(node, server.start(), tmp_path, "during", str(WORKERS)) as program,
+    ):
+        program.say()
+        program.wait_for("inserted 200")
+        paused = server.client.post(f"{server.url}/admin/pause?wait=30")
+        assert paused.status_code == 200, paused.text
+        crashable_postgres.stop()
+        crashable_postgres.start()
+        assert server.client.post(f"{server.url}/admin/reconnect").status_code == 200
+        assert server.client.post(f"{server.url}/admin/resume").status_code == 200
+        for _ in range(4):
+            program.wait_for("inserted")
+        program.say()
+        result = program.result()
+    assert result["failed"] == []
+    assert written(crashable_postgres) == dict.fromkeys(sorted(result["done"]), 1)

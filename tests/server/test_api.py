@@ -264,14 +264,12 @@ def test_one_key_at_two_servers_takes_effect_once(server, table):
         with barrier(server.database_url):
             first = others.submit(transaction, server, *statements, key=key)
             until(lambda: active(server.database_url, "'first' from"))
-            waiting = [{"query": f"insert into {table} values (2)"}]
-            second = others.submit(transaction, other, *waiting, key=key)
-            until(lambda: active(server.database_url, "insert into poolkeeper.ledger"))
-        answers = [first.result(), second.result()]
+            second = transaction(other, f"insert into {table} values (2)", key=key)
+        answers = [first.result(), second]
     assert [answer.status_code for answer in answers] == [200, 200]
     replayed = [answer.headers.get("idempotent-replayed") for answer in answers]
-    assert sorted(replayed, key=str) == [None, "true"]
-    assert len(rows(server, f"select id from {table}")) == 1
+    assert replayed == ["true", None]
+    assert rows(server, f"select id from {table}") == [[2]]
 
 
 @pytest.mark.parametrize("key", ["x" * 256, "caf\u00e9".encode(), b"tab\there"])
@@ -473,12 +471,9 @@ def test_a_stream_may_write_and_ends_after_the_commit(server, table):
     """All or nothing; the end is the receipt."""
     text = f"insert into {table} select generate_series(1, 200) returning id"
     assert lines(query(server, text, headers=NDJSON))[-1]["end"]["row_count"] == 200
-    failed = query(
-        server,
-        f"insert into {table} select 1000 / (300 - n) from generate_series(290, 310) n",
-        headers=NDJSON,
-    )
-    assert (failed.status_code, failed.json()["code"]) == (400, "22012")
+    text = f"insert into {table} select 300 / (2 - n) from generate_series(1, 3) n returning id"
+    failed = lines(query(server, text, headers=NDJSON))[-1]
+    assert failed.get("error", failed)["code"] == "22012"
     assert rows(server, f"select count(*)::int from {table}") == [[200]]
 
 
@@ -522,7 +517,7 @@ def test_a_stream_is_not_bound_by_the_statement_timeout(postgres):
 
 def test_a_reader_that_leaves_ends_the_stream(server):
     """The statement is cancelled, and the connection used again."""
-    endless = "select 'endless', n from generate_series(1, 2000000000) n"
+    endless = "select 'endless', generate_series(1, 2000000000)"
     with server.client.stream(
         "POST", f"{server.url}/v1/query", json={"query": endless}, headers=NDJSON
     ) as answer:

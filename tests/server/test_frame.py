@@ -4,6 +4,7 @@ import socket
 
 import httpx
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from starlette.applications import Starlette
 from starlette.routing import Route
 
@@ -154,8 +155,6 @@ def test_a_request_that_was_turned_away_is_counted_by_reason(postgres):
 
 def test_openmetrics_is_what_its_parser_takes(server):
     """Negotiated by Accept, with units and an end."""
-    from prometheus_client.openmetrics.parser import text_string_to_metric_families  # noqa: PLC0415
-
     server.sql("select 1")
     answer = server.get("/metrics", headers={"Accept": "application/openmetrics-text"})
     assert answer.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")

@@ -1,5 +1,6 @@
 """Probes: what an orchestrator hears, from what is known already."""
 
+import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -50,20 +51,13 @@ async def test_a_heartbeat_goes_on_until_it_is_stopped():
     heartbeat.add_listener(lambda: beats.append(heartbeat.age()))
     heartbeat.start()
     while len(beats) < 3:
-        await wait_a_moment()
+        await asyncio.sleep(0.001)
     heartbeat.stop()
     assert heartbeat.age() == 0
     count = len(beats)
     for _ in range(10):
-        await wait_a_moment()
+        await asyncio.sleep(0.001)
     assert len(beats) == count
-
-
-async def wait_a_moment():
-    """A few turns of the event loop, timers included."""
-    import asyncio  # noqa: PLC0415
-
-    await asyncio.sleep(0.001)
 
 
 @pytest.mark.asyncio

@@ -5,9 +5,11 @@ import socket
 import subprocess
 import sys
 
+import httpx
 import pytest
 
 from poolkeeper.server.systemd import Notifier, inherited_sockets
+from tests.server.processes import ServerProcess, until
 
 
 class Listener:
@@ -92,3 +94,60 @@ def test_what_is_not_a_listening_socket_is_refused():
     )
     assert "descriptor 3, passed in LISTEN_FDS, cannot be used" in done.stderr
     assert "Suggestion: use ListenStream= in the socket unit" in done.stderr
+
+
+def test_a_server_tells_systemd_how_it_is(postgres, tmp_path):
+    """Ready once it serves, alive while it does, and how long the end may take."""
+    address = str(tmp_path / "notify")
+    env = {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "400000"}
+    with (
+        Listener(address) as systemd,
+        ServerProcess(
+            *("--port=0", "--drain-delay=0.5", "--drain-timeout=3"),
+            database_url=postgres.url,
+            env=env,
+        ) as server,
+    ):
+        systemd.wait_for("READY=1")
+        server.start()
+        for _ in range(3):
+            systemd.wait_for("WATCHDOG=1")
+        server.client.post(f"{server.url}/admin/pause")
+        systemd.wait_for("STATUS=paused")
+        server.client.post(f"{server.url}/admin/resume")
+        systemd.wait_for("STATUS=serving")
+        server.signal()
+        heard = systemd.wait_for("STOPPING=1")
+        assert heard == ["STOPPING=1", "STATUS=draining", "EXTEND_TIMEOUT_USEC=7500000"]
+        # The loop goes on turning to the end.
+        systemd.wait_for("WATCHDOG=1")
+        assert server.end()[0] == 0
+
+
+def test_a_server_takes_over_the_socket_that_systemd_holds(postgres):
+    """A client that came before it started is served; the port is systemd's, not the option's."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        early = socket.create_connection(listening.getsockname(), timeout=60)
+        early.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        # As systemd does it: the socket is descriptor 3, and the variables name this process.
+        program = (
+            "import os, sys\n"
+            f"os.dup2({listening.fileno()}, 3)\n"
+            "os.environ.update(LISTEN_FDS='1', LISTEN_PID=str(os.getpid()))\n"
+            "os.execv(sys.executable, [sys.executable, '-m', 'poolkeeper', 'serve', '--port=1'])"
+        )
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("POOL")}
+        with subprocess.Popen(
+            [sys.executable, "-c", program],
+            pass_fds=[listening.fileno()],
+            env={**inherited, "DATABASE_URL": postgres.url},
+            stderr=subprocess.PIPE,
+        ) as process:
+            with early, early.makefile("rb") as answer:
+                assert answer.readline() == b"HTTP/1.1 200 OK\r\n"
+            until(lambda: httpx.get(f"{url}/readyz", timeout=60).status_code == 200)
+            process.terminate()
+            _, log = process.communicate(timeout=60)
+        assert process.returncode == 0
+        assert url in log.decode()

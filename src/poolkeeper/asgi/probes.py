@@ -78,6 +78,9 @@ def metrics_routes(*pools: ConnectionPoolManager) -> list[Route]:
 def _pool_of(request: Request) -> ConnectionPoolManager:
     found: ConnectionPoolManager | None = getattr(request.state, "pool", None)
     if found is None:
+        # Clients that call the application without a server do not hand its state to requests.
+        found = getattr(request.app.state, "pool", None)
+    if found is None:
         raise RuntimeError(
             "The application has no pool in its state. Suggestion: start it with "
             "lifespan=poolkeeper.asgi.lifespan(pool), or pass the pool to the function that made "

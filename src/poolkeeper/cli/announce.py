@@ -28,6 +28,7 @@ def announce(
     data_dir: Path | None,
     token_needed: bool,
     encrypted: bool,
+    processes: int,
     as_json: bool,
 ) -> None:
     """Say that the server is ready, in a log record or for a person."""
@@ -35,14 +36,17 @@ def announce(
     database = mask_url(config.require_database_url().replace("+psycopg", "", 1))
     if as_json:
         facts = {"urls": urls, "database": database, "max_size": config.max_size}
+        if processes > 1:
+            facts["processes"] = processes
         if data_dir is not None:
             facts["data_dir"] = str(data_dir)
         _log.info("server_started", extra=facts)
         return
+    connections = f"{processes} × {config.max_size}" if processes > 1 else str(config.max_size)
     token = ' -H "Authorization: Bearer $POOLKEEPER_TOKEN"' if token_needed else ""
     lines = [
         ("serving", ", ".join(urls)),
-        ("database", f"{database}, at most {config.max_size} connections"),
+        ("database", f"{database}, at most {connections} connections"),
         ("try", f"""curl -s {urls[0]}/sql{token} -d '{{"query":"select version()"}}'"""),
         ("stop", "Ctrl-C"),
     ]

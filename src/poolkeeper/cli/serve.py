@@ -97,6 +97,24 @@ def serve(
             rich_help_panel=_LISTENING,
         ),
     ] = None,
+    processes: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=1,
+            max=64,
+            help="Server processes behind the port. Each has a pool of its own.",
+            rich_help_panel=_LISTENING,
+        ),
+    ] = 1,
+    reuse_port: Annotated[
+        bool,
+        typer.Option(
+            "--reuse-port",
+            help="Share the port with other processes that do; the kernel spreads connections.",
+            rich_help_panel=_LISTENING,
+        ),
+    ] = False,
     database_url: Annotated[
         str | None,
         typer.Option(
@@ -304,6 +322,8 @@ def serve(
             port=port,
             tls_cert=tls_cert,
             tls_key=tls_key,
+            processes=processes,
+            reuse_port=reuse_port,
             database_url=database_url,
             data_dir=data_dir or default_data_dir(),
             max_size=max_size,

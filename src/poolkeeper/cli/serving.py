@@ -8,9 +8,12 @@ import functools
 import importlib
 import logging
 import os
+import socket
+import sys
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import structlog
 from psycopg.conninfo import conninfo_to_dict
 
 from poolkeeper.cli.announce import announce
@@ -22,14 +25,15 @@ from poolkeeper.exceptions import ConnectionPoolError, PoolConfigurationError
 from poolkeeper.observability.logs import configure_logging
 from poolkeeper.server.access_log import configure_access_log
 from poolkeeper.server.listener import ListenError, bind, is_loopback
-from poolkeeper.server.run import Surroundings, serve
+from poolkeeper.server.run import Surroundings, longest_drain, serve
+from poolkeeper.server.siblings import Birth
+from poolkeeper.server.supervisor import Crew, Supervisor
 from poolkeeper.server.systemd import Notifier, inherited_sockets
 from poolkeeper.server.tls import Certificate, CertificateError
 from poolkeeper.server.token_file import read_tokens
 from poolkeeper.urls import split_url
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
@@ -48,6 +52,8 @@ class Plan:
     port: int
     tls_cert: Path | None
     tls_key: Path | None
+    processes: int
+    reuse_port: bool
     database_url: str | None
     data_dir: Path
     max_size: int | None
@@ -63,8 +69,10 @@ def run(plan: Plan) -> None:
 
     Raises:
         CommandError: Something cannot be had; what was opened before is closed again.
+        SystemExit: A process of several could not start; it has said why.
     """
     with _readable_errors(), contextlib.ExitStack() as resources:
+        birth = Birth.from_environment(os.environ)
         notifier = Notifier.from_environment(os.environ)
         config = _pool_config(plan.database_url, plan.max_size)
         redactor = configure_logging(json=plan.as_json)
@@ -74,10 +82,11 @@ def run(plan: Plan) -> None:
         read_tokens = _token_reader(plan, redactor)
         settings = replace(plan.settings, tokens=read_tokens())
         certificate = _certificate(plan)
-        sockets = inherited_sockets(os.environ) or bind(plan.host, plan.port)
+        sockets = birth.sockets if birth else _listen(plan)
         for sock in sockets:
             resources.enter_context(sock)
-        _check_door(plan, settings, sockets, encrypted=certificate is not None)
+        if birth is None:
+            _check_door(plan, settings, sockets, encrypted=certificate is not None)
         embedded = None
         if config.database_url is None:
             embedded = resources.enter_context(_embedded(plan.data_dir))
@@ -86,29 +95,74 @@ def run(plan: Plan) -> None:
         redactor.add(url)
         # What a request leaves in its session must never reach the next one.
         config = config.with_changes(database_url=url, reset="always")
-        serving = serve(
+        meanwhile = functools.partial(keep_running, embedded) if embedded else None
+        on_ready = functools.partial(
+            announce,
             sockets,
             config,
-            settings,
-            connect_kwargs=_connect_kwargs(url, plan.statement_timeout),
-            around=Surroundings(
-                on_ready=functools.partial(
-                    announce,
-                    sockets,
-                    config,
-                    data_dir=embedded.data_dir if embedded else None,
-                    token_needed=bool(settings.tokens),
-                    encrypted=certificate is not None,
-                    as_json=plan.as_json,
-                ),
-                notifier=notifier,
-                certificate=certificate,
-                read_tokens=read_tokens if plan.token_file else None,
-                meanwhile=functools.partial(keep_running, embedded) if embedded else None,
-            ),
+            data_dir=embedded.data_dir if embedded else None,
+            token_needed=bool(settings.tokens),
+            encrypted=certificate is not None,
+            processes=plan.processes,
+            as_json=plan.as_json,
         )
+        if plan.processes > 1 and birth is None:
+            crew = Crew(
+                command=[sys.executable, "-m", "poolkeeper", *sys.argv[1:]],
+                environ={**os.environ, "DATABASE_URL": url} if embedded else dict(os.environ),
+                sockets=_sockets_of_each(plan, sockets, resources),
+                drain_seconds=longest_drain(settings),
+                on_ready=on_ready,
+                notifier=notifier,
+                meanwhile=meanwhile,
+            )
+            _exit_unless_0(asyncio.run(Supervisor(crew).run()))
+            return
+        around = Surroundings(
+            on_ready=_nobody_asked if birth else on_ready,
+            notifier=notifier,
+            certificate=certificate,
+            read_tokens=read_tokens if plan.token_file else None,
+            birth=birth,
+            meanwhile=meanwhile,
+        )
+        if birth is not None:
+            # Every record says which process it is from.
+            structlog.contextvars.bind_contextvars(process_number=birth.number)
+        connect_kwargs = _connect_kwargs(url, plan.statement_timeout)
+        serving = serve(sockets, config, settings, connect_kwargs=connect_kwargs, around=around)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(serving)
+
+
+def _listen(plan: Plan) -> list[socket.socket]:
+    inherited = inherited_sockets(os.environ)
+    return inherited or bind(plan.host, plan.port, reuse_port=plan.reuse_port)
+
+
+def _sockets_of_each(
+    plan: Plan, sockets: list[socket.socket], resources: contextlib.ExitStack
+) -> list[list[socket.socket]]:
+    """The same sockets for all processes, or with ``--reuse-port`` one's own for each."""
+    if not plan.reuse_port or not sockets[0].getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT):
+        return [sockets] * plan.processes
+    each = [sockets]
+    port = sockets[0].getsockname()[1]
+    for _ in range(1, plan.processes):
+        own = bind(plan.host, port, reuse_port=True)
+        for sock in own:
+            resources.enter_context(sock)
+        each.append(own)
+    return each
+
+
+def _exit_unless_0(code: int) -> None:
+    if code:
+        raise SystemExit(code)
+
+
+def _nobody_asked() -> None:
+    """The supervisor says when all are ready."""
 
 
 def _token_reader(plan: Plan, redactor: Redactor) -> Callable[[], tuple[Token, ...]]:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from poolkeeper.core.availability import Failure
     from poolkeeper.core.slots import Slot
     from poolkeeper.drivers.base import Backends, Notes, Owner, Silence
+    from poolkeeper.drivers.psycopg_exchange import Exchange
     from poolkeeper.endpoints import Host
 
 
@@ -48,19 +49,26 @@ KEEPALIVE = {
 """The same bounds ``drivers/keepalive.py`` sets on sockets it can reach."""
 
 
+IDLE = pq.TransactionStatus.IDLE
+
+
 class PsycopgSession:
     """One psycopg connection as the pool sees it."""
 
     __slots__ = (
         "_aborted",
         "_arrived",
+        "_cleaned",
         "_defaults",
         "_ending",
+        "_exchange",
+        "_exchanges",
         "_finishing",
         "_loop",
         "_lost",
         "_notes",
         "_owner",
+        "_waits_before",
         "_watch",
         "_watching",
         "_working",
@@ -79,6 +87,12 @@ class PsycopgSession:
         self._lost: Callable[[], None] | None = None
         # Who reads what arrives, while an exchange is going on.
         self._arrived: Callable[[], None] | None = None
+        # The latest exchange, how many there were since the connection was lent, and whether the
+        # latest cleaned the session.
+        self._exchange: Exchange | None = None
+        self._exchanges = 0
+        self._waits_before = 0
+        self._cleaned = False
         self._aborted = False
         self.keep_defaults()
         self._working = False
@@ -171,6 +185,10 @@ class PsycopgSession:
     def lend(self, slot: Slot) -> PooledPsycopgConnection:
         """See ``Session``."""
         self._working = True
+        self._cleaned = False
+        self._exchange = None
+        self._exchanges = 0
+        self._waits_before = self.connection.waits
         return PooledPsycopgConnection(self.connection, slot, self._owner, self._notes)
 
     def take_back(self, lease: PooledPsycopgConnection) -> Condition:
@@ -187,7 +205,7 @@ class PsycopgSession:
         status = self.connection.pgconn.transaction_status
         if status == pq.TransactionStatus.UNKNOWN:
             return Condition.CLOSED
-        if status == pq.TransactionStatus.IDLE and lease._is_cleaned(self.connection.waits):
+        if self._cleaned and status == IDLE and self.had_only_exchanges(lease):
             return Condition.CLEANED
         if self._arrived is not None:
             return Condition.BUSY
@@ -196,6 +214,10 @@ class PsycopgSession:
         if status != pq.TransactionStatus.IDLE or self.connection._num_transactions:
             return Condition.UNFINISHED
         return Condition.CLEAN
+
+    def had_only_exchanges(self, lease: PooledPsycopgConnection) -> bool:
+        """Whether nothing has been done for the borrower that psycopg keeps a state of."""
+        return self._waits_before + self._exchanges == self.connection.waits and not lease._dirty
 
     def _rest(self) -> None:
         self._working = False

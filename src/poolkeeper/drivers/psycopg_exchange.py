@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from psycopg.pq.abc import PGconn
 
+    from poolkeeper.drivers.psycopg import PsycopgSession
+
 
 # psycopg looks at the socket that often even when the event loop reports nothing.
 _POLL_INTERVAL = 1.0
@@ -45,6 +47,7 @@ class Exchange:
         "_lease",
         "_loop",
         "_release_at_end",
+        "_session",
         "connection",
         "going_on",
         "pgconn",
@@ -58,8 +61,13 @@ class Exchange:
             arrived: Called when something has arrived or the connection was cut off. It must
                 take what has come, and call `end` when it expects no more.
         """
-        self._lease = conn if isinstance(conn, PooledPsycopgConnection) else None
-        self.connection: Any = conn if self._lease is None else self._lease._con
+        if isinstance(conn, PooledPsycopgConnection):
+            self._lease: PooledPsycopgConnection | None = conn
+            self._session: PsycopgSession | None = conn._slot.connection
+            self.connection: Any = conn._con
+        else:
+            self._lease = self._session = None
+            self.connection = conn
         self.pgconn: PGconn = self.connection.pgconn
         self.going_on = False
         self._arrived = arrived
@@ -75,17 +83,17 @@ class Exchange:
     def begin(self) -> None:
         """From here on the statement is in flight."""
         self.going_on = True
-        lease = self._lease
-        if lease is None:
+        session = self._session
+        if session is None:
             self._descriptor = self.pgconn.socket
             self._loop.add_reader(self._descriptor, self._arrived)
             return
         self.connection.waits += 1
         self.connection.waiting += 1
-        lease._exchanges += 1
-        lease._exchange = self
-        lease._cleaned = False
-        lease._slot.connection.listen(self._arrived)
+        session._exchanges += 1
+        session._exchange = self
+        session._cleaned = False
+        session.listen(self._arrived)
 
     async def flush(self) -> None:
         """Send what libpq holds; returns when all of it is the kernel's.
@@ -105,19 +113,17 @@ class Exchange:
         if not self.going_on:
             return
         self.going_on = False
-        lease = self._lease
-        if lease is None:
+        session = self._session
+        if session is None:
             self._loop.remove_reader(self._descriptor)
             return
-        session = lease._slot.connection
-        if session is not None:
-            session.listen(None)
+        session.listen(None)
         self.connection.waiting -= 1
         self.connection._note_status()
-        lease._cleaned = cleaned
+        session._cleaned = cleaned
         if self._release_at_end:
             self._guard.cancel()
-            lease._pool.release(lease)
+            release(self._lease)
 
     def release_at_end(self, seconds: float) -> None:
         """Give the connection back when the exchange is over; cut it off after ``seconds``."""
@@ -130,11 +136,12 @@ class Exchange:
         Statements prepared by psycopg would be lost to it, and what psycopg keeps on its own
         side SQL does not reach.
         """
-        lease = self._lease
+        lease, session = self._lease, self._session
         return (
             lease is not None
+            and session is not None
             and self.connection.prepare_threshold is None
-            and lease._only_exchanges(self.connection.waits)
+            and session.had_only_exchanges(lease)
         )
 
     def refused(self, error: Exception) -> None:
@@ -164,11 +171,11 @@ class Exchange:
 
 def is_half_read(conn: Any) -> bool:
     """Whether somebody left in the middle of an answer, so that nobody can use the connection."""
-    lease = conn if isinstance(conn, PooledPsycopgConnection) else None
-    if lease is not None and lease._exchange is not None and lease._exchange.going_on:
-        return False
-    connection = conn if lease is None else lease._con
-    return bool(connection.pgconn.transaction_status == pq.TransactionStatus.ACTIVE)
+    if isinstance(conn, PooledPsycopgConnection):
+        if _is_going_on(conn):
+            return False
+        conn = conn._con
+    return bool(conn.pgconn.transaction_status == pq.TransactionStatus.ACTIVE)
 
 
 def give_back(lease: Any, seconds: float) -> None:
@@ -176,8 +183,26 @@ def give_back(lease: Any, seconds: float) -> None:
 
     Never waits. After ``seconds`` an exchange is cut off, and its connection with it.
     """
-    exchange: Exchange | None = lease._exchange
-    if exchange is not None and exchange.going_on:
-        exchange.release_at_end(seconds)
+    if _is_going_on(lease):
+        lease._slot.connection._exchange.release_at_end(seconds)
     else:
-        lease._pool.release(lease)
+        release(lease)
+
+
+def release(lease: Any) -> None:
+    """Return a borrowed connection to its pool; see ``Pool.release``."""
+    lease._pool.release(lease)
+
+
+def backend_pid(lease: Any) -> int:
+    """The server process behind a borrowed connection."""
+    pid: int = lease._con.pgconn.backend_pid
+    return pid
+
+
+def _is_going_on(lease: PooledPsycopgConnection) -> bool:
+    session: PsycopgSession | None = lease._slot.connection
+    if session is None or lease._slot.borrow is not lease:
+        return False
+    exchange = session._exchange
+    return exchange is not None and exchange.going_on

@@ -12,6 +12,7 @@ from poolkeeper.drivers.psycopg_transaction import PooledPsycopgTransaction
 from poolkeeper.exceptions import PoolUsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
 
     from poolkeeper.core.slots import Slot
@@ -47,13 +48,18 @@ class PooledPsycopgConnection:
     whatever goes another way (cursors, ``pgconn``) has the session cleaned after use.
     """
 
+    _con: Any
+    _slot: Slot
+    _pool: Owner
+    _notes: Notes
+    _dirty: int
+    _last_query: str | None
+    _finishing: Any
+
     __slots__ = (
-        "_cleaned",
         "_code",
         "_con",
         "_dirty",
-        "_exchange",
-        "_exchanges",
         "_finishing",
         "_last_query",
         "_lasti",
@@ -61,23 +67,18 @@ class PooledPsycopgConnection:
         "_pool",
         "_slot",
         "_task",
-        "_waits_before",
     )
 
     def __init__(self, con: Any, slot: Slot, owner: Owner, notes: Notes) -> None:
-        self._con = con
-        self._slot = slot
-        self._pool = owner
-        self._notes = notes
-        self._dirty = 0
-        self._last_query: str | None = None
+        # Past __setattr__, which costs more than all the rest.
+        _set_con(self, con)
+        _set_slot(self, slot)
+        _set_pool(self, owner)
+        _set_notes(self, notes)
+        _set_dirty(self, 0)
+        _set_last_query(self, None)
         # A COMMIT sent and perhaps not answered yet.
-        self._finishing: Any = None
-        # Whether the last exchange cleaned the session, and how many of the waits were exchanges.
-        self._cleaned = False
-        self._exchanges = 0
-        self._exchange: Any = None
-        self._waits_before: int = con.waits
+        _set_finishing(self, None)
         con.on_refusal = self._refused
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -87,14 +88,6 @@ class PooledPsycopgConnection:
             # row_factory and the like: the connection's, and restored when it comes back.
             self._dirty = 3
             setattr(self._con, name, value)
-
-    def _is_cleaned(self, waits: int) -> bool:
-        """Whether the last thing done was a cleaning that left nothing undone."""
-        return self._cleaned and self._only_exchanges(waits)
-
-    def _only_exchanges(self, waits: int) -> bool:
-        """Whether all that was done is known: nothing that psycopg keeps a state of."""
-        return self._waits_before + self._exchanges == waits and not self._dirty
 
     def _refused(self, error: Exception) -> None:
         self._pool._statement_failed(self._slot, error)
@@ -151,5 +144,18 @@ class PooledPsycopgConnection:
             return f"<{type(self).__name__} [released] {id(self):#x}>"
         return f"<{type(self).__name__} {self._con!r} {id(self):#x}>"
 
+
+def _setter(name: str) -> Callable[[object, object], None]:
+    setter: Callable[[object, object], None] = PooledPsycopgConnection.__dict__[name].__set__
+    return setter
+
+
+_set_con = _setter("_con")
+_set_slot = _setter("_slot")
+_set_pool = _setter("_pool")
+_set_notes = _setter("_notes")
+_set_dirty = _setter("_dirty")
+_set_last_query = _setter("_last_query")
+_set_finishing = _setter("_finishing")
 
 OWN = frozenset(PooledPsycopgConnection.__slots__)

@@ -6,7 +6,12 @@ import hashlib
 import hmac
 from typing import TYPE_CHECKING
 
-from poolkeeper.server.origin import is_local_origin, is_own_host, is_same_origin
+from poolkeeper.server.origin import (
+    is_local_origin,
+    is_own_host,
+    is_same_origin,
+    is_this_machine,
+)
 from poolkeeper.server.status import UnauthorizedError
 from poolkeeper.server.turned_away import ForbiddenError
 
@@ -14,8 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from poolkeeper.server.settings import Token
-
-_WILDCARDS = frozenset({"0.0.0.0", "::", ""})  # noqa: S104 - compared with, not bound
 
 
 class Access:
@@ -36,7 +39,7 @@ class Access:
     ) -> None:
         self._cors_origins = frozenset(origin.rstrip("/").lower() for origin in cors_origins)
         self._hosts = frozenset(host.lower() for host in hosts)
-        self._open_to_network = not self._hosts.isdisjoint(_WILDCARDS)
+        self._open_to_network = not all(is_this_machine(host) for host in self._hosts)
         # Every request without a token carries the same few; bounded by being replaced when full.
         self._own_hosts: set[str] = set()
         self._tokens: list[tuple[bytes, Token]] = []
@@ -108,10 +111,6 @@ class Access:
         # Every token is compared, so that the time tells nothing about any of them.
         matches = [token for digest, token in self._tokens if hmac.compare_digest(shown, digest)]
         return matches[0] if matches and secret else None
-
-    def cors_headers(self, headers: Mapping[str, str]) -> dict[str, str]:
-        """What tells a browser whether the page that asks may read the answer."""
-        return {}
 
     def _is_cors_origin(self, origin: str) -> bool:
         return "*" in self._cors_origins or origin.lower() in self._cors_origins

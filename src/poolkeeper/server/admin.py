@@ -1,4 +1,4 @@
-"""What operators do to a running server: PgBouncer's verbs over HTTP, and ``/status``."""
+"""What operators see of a running server and do to it: PgBouncer's verbs over HTTP."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from poolkeeper.server.controls import Controls
+from poolkeeper.server.merged_metrics import merged
 from poolkeeper.server.problem import problem
 from poolkeeper.server.status_page import status_document
 
@@ -26,33 +27,58 @@ _LONGEST_WAIT = 3600.0
 
 
 def admin_routes(parts: Parts) -> list[Route]:
-    """``GET /status`` and ``POST /admin/…``."""
+    """``GET /status``, ``GET /metrics`` and ``POST /admin/…``."""
     operator = Operator(parts)
     return [
         Route("/status", operator.status),
+        Route("/metrics", operator.metrics),
         *(Route(f"/admin/{verb}", operator.command(verb), methods=["POST"]) for verb in VERBS),
     ]
 
 
 class Operator:
-    """Lets those who may, look at the server and steer it."""
+    """Lets those who may, look at the server and steer it; all its processes, if it has several."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._controls = Controls(parts.pool, parts.lifecycle)
 
     async def status(self, request: Request) -> Response:
-        """Everything that is known."""
+        """Everything that is known; of the other processes under ``processes``."""
         self._parts.access.check(request.headers)
-        return _json(200, await status_document(self._parts))
+        document = await status_document(self._parts)
+        siblings = self._parts.lifecycle.siblings
+        if siblings is not None:
+            document["server"]["process"] = siblings.number
+            document["processes"] = await siblings.everyone("status")
+        return _json(200, document)
+
+    async def metrics(self, request: Request) -> Response:
+        """For Prometheus; a process that does not answer is left out."""
+        self._parts.access.check(request.headers)
+        accept = request.headers.get("accept")
+        siblings = self._parts.lifecycle.siblings
+        if siblings is None:
+            content_type, body = self._parts.metrics.scrape(accept)
+        else:
+            answers = await siblings.everyone("metrics")
+            dumps = {one["process"]: one["answer"] for one in answers if "answer" in one}
+            content_type, body = merged(dumps, accept)
+        return Response(body, headers={"Content-Type": content_type})
 
     def command(self, verb: str) -> Any:
         """The endpoint for one verb."""
 
         async def endpoint(request: Request) -> Response:
-            refusal = self._refusal(request)
-            if refusal is not None:
-                return refusal
+            self._parts.access.check_admin(request.headers)
+            if not self._parts.lifecycle.started:
+                return problem(
+                    503,
+                    "starting",
+                    "The server is starting; there is nothing to steer yet. "
+                    "Suggestion: send the request again after Retry-After.",
+                    {"Retry-After": "1"},
+                )
             wait = _wait(request) if verb == "pause" else 0.0
             if wait is None:
                 return problem(
@@ -61,21 +87,28 @@ class Operator:
                     f"wait={request.query_params['wait']!r} is not a number of seconds between 0 "
                     f"and {_LONGEST_WAIT:g}. Suggestion: /admin/pause?wait=10",
                 )
-            return _answer(verb, await self._controls.obey(verb, wait), wait)
+            siblings = self._parts.lifecycle.siblings
+            if siblings is None:
+                return _answer(verb, await self._controls.obey(verb, wait), wait)
+            answers = await siblings.everyone("obey", wait=wait, verb=verb)
+            return _answer(verb, _together(answers), wait)
 
         return endpoint
 
-    def _refusal(self, request: Request) -> Response | None:
-        self._parts.access.check_admin(request.headers)
-        if not self._parts.lifecycle.started:
-            return problem(
-                503,
-                "starting",
-                "The server is starting; there is nothing to steer yet. "
-                "Suggestion: send the request again after Retry-After.",
-                {"Retry-After": "1"},
-            )
-        return None
+
+def _together(answers: list[dict[str, Any]]) -> dict[str, Any]:
+    """The state of all processes; one that did not answer is in the way of everything."""
+    states = [one["answer"] for one in answers if "answer" in one]
+    silent = [f"{one['pid']}: {one['error']}" for one in answers if "error" in one]
+    return {
+        "state": states[0]["state"] if states else "starting",
+        "paused": all(state["paused"] for state in states),
+        "draining": any(state["draining"] for state in states),
+        "active": sum(state["active"] for state in states),
+        "waiting": sum(state["waiting"] for state in states),
+        "processes": answers,
+        "silent": silent,
+    }
 
 
 def _wait(request: Request) -> float | None:
@@ -89,8 +122,17 @@ def _wait(request: Request) -> float | None:
 
 def _answer(verb: str, state: dict[str, Any], wait: float) -> Response:
     """200 when it is done, 202 while it is being done, 504 when it was not done in time."""
+    silent = state.pop("silent", [])
     if verb == "drain":
         return _json(202, state)
+    if silent:
+        return problem(
+            503,
+            "process-silent",
+            f"Not every process of the server answered (pid {', '.join(silent)}). "
+            "Suggestion: send the request again.",
+            {"Retry-After": "1"},
+        )
     if verb == "pause" and not state["paused"]:
         return problem(
             409,

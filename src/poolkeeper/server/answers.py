@@ -106,7 +106,7 @@ def problem_answer(what: Situation) -> Answer:
     told = what.rule.native or what.rule.sql
     body: dict[str, object] = {
         **_shared(what, told),
-        "detail": what.message,
+        "detail": _advised(what),
         "instance": f"urn:poolkeeper:request:{what.request_id}",
         "code": what.code or None,
     }
@@ -120,6 +120,14 @@ def problem_answer(what: Situation) -> Answer:
     if told == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = 'Bearer realm="poolkeeper"'
     return Answer(told, what.rule.kind, what.outcome, what.message, body, headers)
+
+
+def _advised(what: Situation) -> str:
+    """PostgreSQL's words with what follows from them, where the table knows that."""
+    if not (isinstance(what.error, psycopg.Error) and what.rule.suggestion):
+        return what.message
+    words = _OUTCOME_WORDS[what.outcome]
+    return f"{what.message.rstrip('.')}. {words} Suggestion: {what.rule.suggestion}"
 
 
 def _shared(what: Situation, told: int) -> dict[str, object]:

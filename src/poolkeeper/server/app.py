@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
-from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.responses import Response
 from starlette.routing import Route
 
 from poolkeeper.server.access import Access
@@ -15,6 +14,7 @@ from poolkeeper.server.access_log import AccessLog
 from poolkeeper.server.activity import Activity
 from poolkeeper.server.admin import admin_routes
 from poolkeeper.server.api import api_routes
+from poolkeeper.server.application import Application
 from poolkeeper.server.context import context_of
 from poolkeeper.server.cors import cors
 from poolkeeper.server.dashboard import dashboard_routes
@@ -34,6 +34,8 @@ from poolkeeper.server.websocket import DETAIL, NoWebSocket
 
 if TYPE_CHECKING:
     from starlette.requests import Request
+    from starlette.responses import Response
+    from starlette.types import ASGIApp
 
     from poolkeeper.manager import ConnectionPoolManager
     from poolkeeper.server.lifecycle import Lifecycle
@@ -44,7 +46,7 @@ _ASKED_FOR_ALL_DAY = frozenset({"/livez", "/readyz", "/startupz", "/health", "/m
 
 def build_app(
     pool: ConnectionPoolManager, settings: ServerSettings, lifecycle: Lifecycle
-) -> Starlette:
+) -> Application:
     """Put the endpoints in front of a pool; opening and closing it is the caller's matter."""
     access = Access(settings.tokens, cors_origins=settings.cors_origins, hosts=settings.hosts)
     metrics = ServerMetrics(pool, lifecycle)
@@ -57,20 +59,18 @@ def build_app(
     engine = Engine(parts)
     probes = Probes(pool, lifecycle, settings)
 
-    async def scrape(request: Request) -> Response:
-        access.check(request.headers)
-        content_type, body = metrics.scrape(request.headers.get("accept"))
-        return Response(body, headers={"Content-Type": content_type})
-
-    app = Starlette(
+    sql = SqlEndpoint(engine)
+    app = Application(
+        # Answers to web pages of others need what only the long way adds.
+        shortcuts={} if settings.cors_origins else {"/sql": sql},
+        frame=partial(_frame, metrics=metrics, settings=settings),
         routes=[
-            Route("/sql", SqlEndpoint(engine), methods=["POST"]),
+            Route("/sql", sql, methods=["POST"]),
             Route("/sql", preflight, methods=["OPTIONS"]),
             Route("/health", probes.health),
             Route("/livez", probes.live),
             Route("/readyz", probes.ready),
             Route("/startupz", probes.started),
-            Route("/metrics", scrape),
             Route("/v1", _no_websocket),
             Route("/v2", _no_websocket),
             *api_routes(engine),
@@ -78,7 +78,7 @@ def build_app(
             *dashboard_routes(parts),
         ],
         middleware=[
-            _frame(metrics, settings),
+            Middleware(_frame, metrics=metrics, settings=settings),
             Middleware(NoWebSocket),
             *cors(settings.cors_origins),
         ],
@@ -88,15 +88,15 @@ def build_app(
             ForbiddenError: _forbidden,
         },
     )
-    app.state.access = access
+    app.state.parts = parts
+    # A redirect would name whatever host the client named.
+    app.router.redirect_slashes = False
     return app
 
 
-def _frame(metrics: ServerMetrics, settings: ServerSettings) -> Middleware:
+def _frame(app: ASGIApp, metrics: ServerMetrics, settings: ServerSettings) -> Frame:
     access_log = AccessLog(_ASKED_FOR_ALL_DAY) if settings.access_log else None
-    return Middleware(
-        Frame, metrics=metrics, access_log=access_log, server_timing=settings.server_timing
-    )
+    return Frame(app, metrics=metrics, access_log=access_log, server_timing=settings.server_timing)
 
 
 async def _no_websocket(_request: Request) -> Response:

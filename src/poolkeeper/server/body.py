@@ -57,20 +57,38 @@ async def read_body(
     announced = headers.get("content-length", "")
     if announced.isascii() and announced.isdigit() and int(announced) > limit:
         raise BodyTooLargeError(limit)
+    task = asyncio.current_task()
+    assert task is not None
+    too_late = False
+
+    def give_up() -> None:
+        nonlocal too_late
+        too_late = True
+        task.cancel()
+
+    # What asyncio.timeout does, at a third of its price: every request comes this way.
+    timer = task.get_loop().call_at(deadline, give_up)
+    try:
+        return await _read(receive, limit)
+    except asyncio.CancelledError as cancelled:
+        if too_late and task.uncancel() == 0:
+            raise BodyTimeoutError(seconds) from cancelled
+        raise
+    finally:
+        timer.cancel()
+
+
+async def _read(receive: Receive, limit: int) -> bytes:
     chunks: list[bytes] = []
     size = 0
-    try:
-        async with asyncio.timeout_at(deadline):
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientGoneError
-                chunk = message.get("body", b"")
-                size += len(chunk)
-                if size > limit:
-                    raise BodyTooLargeError(limit)
-                if not message.get("more_body", False):
-                    return b"".join([*chunks, chunk]) if chunks else chunk
-                chunks.append(chunk)
-    except TimeoutError as error:
-        raise BodyTimeoutError(seconds) from error
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGoneError
+        chunk: bytes = message.get("body", b"")
+        size += len(chunk)
+        if size > limit:
+            raise BodyTooLargeError(limit)
+        if not message.get("more_body", False):
+            return b"".join([*chunks, chunk]) if chunks else chunk
+        chunks.append(chunk)

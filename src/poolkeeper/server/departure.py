@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive
 
 # Most answers are there before anybody has to look whether they are still wanted.
-_LOOK_AFTER = 0.02
+_LOOK_AFTER = 0.1
 
 
 class ClientGoneError(Exception):

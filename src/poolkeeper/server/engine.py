@@ -16,10 +16,9 @@ from random import Random
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import psycopg
-from starlette.datastructures import Headers
 
-from poolkeeper.drivers.psycopg_exchange import give_back
-from poolkeeper.exceptions import PoolClosedError, PoolTimeoutError
+from poolkeeper.drivers.psycopg_exchange import backend_pid, give_back
+from poolkeeper.exceptions import PoolClosedError, PoolTimeoutError, TransactionTimeoutError
 from poolkeeper.server.answers import situation
 from poolkeeper.server.body import read_body, time_limit
 from poolkeeper.server.context import context_of
@@ -68,7 +67,7 @@ class Visit:
     """One request on its way.
 
     Attributes:
-        headers: Of the request.
+        headers: Of the request, names in lower case.
         context: What the log and the dashboard get to know.
         deadline: When it must be answered, in the event loop's time.
         seconds: What the deadline was made from.
@@ -84,7 +83,7 @@ class Visit:
     scope: Scope
     receive: Receive
     send: Send
-    headers: Headers
+    headers: Mapping[str, str]
     context: RequestContext
     deadline: float = 0.0
     seconds: float = 0.0
@@ -168,7 +167,7 @@ class Engine:
 
     async def serve(self, scope: Scope, receive: Receive, send: Send, dialect: Dialect) -> None:
         """Answer one request; failures by the table in `status`."""
-        visit = Visit(scope, receive, send, Headers(scope=scope), context_of(scope))
+        visit = Visit(scope, receive, send, headers_of(scope), context_of(scope))
         try:
             self.admit(visit)
             job = dialect.parse(visit, await self._body(visit))
@@ -217,7 +216,7 @@ class Engine:
         """Run a job, and say of its failures what only the server knows."""
         try:
             return await job.run(self, visit)
-        except DeadlineExceededError as error:
+        except (DeadlineExceededError, TransactionTimeoutError) as error:
             if visit.leaving.done():
                 raise ClientGoneError from error
             self.metrics.cancelled.labels("deadline").inc()
@@ -264,6 +263,9 @@ class Engine:
 
     async def _borrow(self, visit: Visit, use: Callable[[Connection], Awaitable[T]]) -> T:
         started = time.perf_counter()
+        if visit.context.token is None:
+            # Nobody to take turns with.
+            return await self._borrow_now(visit, use, started)
         async with self.turn(visit):
             return await self._borrow_now(visit, use, started)
 
@@ -276,7 +278,7 @@ class Engine:
         timing["queue"] = timing.get("queue", 0.0) + acquired - started
         try:
             if visit.running is not None:
-                visit.running.got(conn.info.backend_pid)
+                visit.running.got(backend_pid(conn))
             result = await use(conn)
         finally:
             timing["db"] = timing.get("db", 0.0) + time.perf_counter() - acquired
@@ -340,6 +342,14 @@ class Engine:
         visit.started = True
         everything = [(b"content-type", content_type), *headers, *visit.response_headers]
         await visit.send({"type": "http.response.start", "status": status, "headers": everything})
+
+
+def headers_of(scope: Scope) -> dict[str, str]:
+    """The headers of a request by their names in lower case; of two alike the first counts."""
+    return {
+        name.decode("latin-1"): value.decode("latin-1")
+        for name, value in reversed(scope["headers"])
+    }
 
 
 def _json(body: Mapping[str, object]) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, NoReturn, cast
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from poolkeeper.server.door import refusal
@@ -108,9 +109,16 @@ class _Guarded(HttpToolsProtocol):
             self._take(data)
 
     def _take(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
         if self._in_head:
             self._head_bytes += len(data)
-        super().data_received(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._stay_with_http(data[upgrade.args[0] :])
+            return
+        except httptools.HttpParserError:
+            self._end_of_sense()
         if self._turned_away:
             return
         if self._in_head and self._head_bytes > _MAX_HEAD:
@@ -149,6 +157,8 @@ class _Guarded(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
+        if self._is_upgrade():
+            return
         self._in_head = False
         self._wait_no_more()
         headers = self.headers
@@ -156,28 +166,43 @@ class _Guarded(HttpToolsProtocol):
             self._refuse(_TARGET_TOO_LONG)
         if len(headers) > _MAX_HEADERS:
             self._refuse(_HEAD_TOO_LARGE)
+        version = self.parser.get_http_version()
+        if version not in {"1.1", "1.0"}:
+            self._refuse(_NOT_HTTP)
         hosts = [name for name, _ in headers].count(b"host")
-        if hosts != 1 and (hosts or self.parser.get_http_version() == "1.1"):
+        if hosts != 1 and (hosts or version == "1.1"):
             self._refuse(_NO_HOST)
         if self._reserved_only and not self._is_reserved():
             self.door.refused["too-many-connections"] += 1
             self._refuse(_FULL)
         super().on_headers_complete()
         if self._reserved_only or self.parser.should_upgrade():
-            # What follows an upgrade is no HTTP, though we do not upgrade.
+            # What follows a WebSocket handshake is no HTTP.
             self.cycle.keep_alive = False
+
+    def on_message_complete(self) -> None:
+        if not self._in_head:
+            super().on_message_complete()
+
+    def _is_upgrade(self) -> bool:
+        """Whether to something we go on without; WebSockets get an answer that says so."""
+        return (
+            bool(self.parser.should_upgrade())
+            and self._get_upgrade() != b"websocket"
+            and self.parser.get_method() != b"CONNECT"
+        )
 
     def _is_reserved(self) -> bool:
         return self.door.is_reserved(self.url.partition(b"?")[0].decode("latin-1"))
 
     def _refuse(self, last_words: bytes) -> NoReturn:
-        """Leave the parser; it reports to `send_400_response`."""
+        """Leave the parser, which raises an error of its own for this one."""
         self._last_words = last_words
         raise ValueError
 
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002
+    def _end_of_sense(self) -> None:
         """What cannot be parsed is the end of the connection, but not of work that goes on."""
-        last_words = self._last_words or _NOT_HTTP
+        self.door.refused["bad-request"] += 0 if self._last_words else 1
         if self._has_work() and (self.pipeline or not self.cycle.more_body):
             # The answers that are due come first: another in their place would be taken for one.
             self.cycle.keep_alive = False
@@ -185,10 +210,20 @@ class _Guarded(HttpToolsProtocol):
         elif self._has_work() and self.cycle.response_started:
             self.transport.close()
         else:
-            self._turn_away(last_words)
+            self._turn_away(self._last_words or _NOT_HTTP)
 
-    def _unsupported_upgrade_warning(self) -> None:
-        """Leave it to the application, which answers what is asked for instead."""
+    def _stay_with_http(self, rest: bytes) -> None:
+        """Go on as if no upgrade had been asked for, which a server may, with the same request.
+
+        The parser takes what follows the head for another protocol. Java's client asks for HTTP/2
+        with every first request, body and all.
+        """
+        head = [self.parser.get_method(), b" ", self.url, b" HTTP/1.1\r\n"]
+        for name, value in self.headers:
+            if name not in {b"connection", b"upgrade", b"http2-settings"}:
+                head += [name, b": ", value, b"\r\n"]
+        self.parser = httptools.HttpRequestParser(self)
+        self._take(b"".join([*head, b"\r\n", rest]))
 
     def _turn_away(self, last_words: bytes) -> None:
         """Say why and close, but not before the client could read it."""

@@ -13,6 +13,8 @@ from poolkeeper.server.heartbeat import Heartbeat
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from poolkeeper.server.siblings import Siblings
+
 
 @dataclass(slots=True)
 class Lifecycle:
@@ -26,6 +28,7 @@ class Lifecycle:
         stop: Set by whoever wants the server to drain and exit.
         heartbeat: Tells whether the event loop still turns.
         connections: How many connections of clients are open.
+        siblings: The processes behind the same port; None where this is the only one.
         refused: Connections that were turned away before they were requests, by reason.
     """
 
@@ -36,6 +39,7 @@ class Lifecycle:
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     heartbeat: Heartbeat = field(default_factory=Heartbeat)
     connections: Callable[[], int] = lambda: 0
+    siblings: Siblings | None = None
     refused: Counter[str] = field(default_factory=Counter)
 
     @property

@@ -29,11 +29,17 @@ class ListenError(Exception):
         self.holder_pid = holder_pid
 
 
-def bind(host: str, port: int) -> list[socket.socket]:
+def bind(host: str, port: int, *, reuse_port: bool = False) -> list[socket.socket]:
     """Listen on every address ``host`` stands for, on one port; 0 picks a free one.
 
     Nothing is accepted before a server takes the sockets over; until then clients wait in the
     kernel's queue.
+
+    Args:
+        host: Address or name.
+        port: From 1 to 65535, or 0.
+        reuse_port: Share the port with other processes of this user that ask for the same; the
+            kernel spreads the connections.
 
     Raises:
         ListenError: An address does not exist here or is not free; nothing stays bound.
@@ -45,7 +51,7 @@ def bind(host: str, port: int) -> list[socket.socket]:
             wanted = sockets[0].getsockname()[1] if sockets else port
             sock = socket.socket(family, socket.SOCK_STREAM)
             sockets.append(sock)
-            _listen(sock, address, wanted)
+            _listen(sock, address, wanted, reuse_port=reuse_port)
     except OSError as error:
         _close(sockets)
         raise _explain(error, host, port) from error
@@ -78,10 +84,12 @@ def _resolve(host: str, port: int) -> list[tuple[socket.AddressFamily, str]]:
     return list(dict.fromkeys((family, str(address[0])) for family, _, _, _, address in found))
 
 
-def _listen(sock: socket.socket, address: str, port: int) -> None:
+def _listen(sock: socket.socket, address: str, port: int, *, reuse_port: bool) -> None:
     # A port in TIME_WAIT is free for a new server; on Windows this option would mean stealing it.
     if sys.platform != "win32":
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if reuse_port:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     if sock.family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     sock.bind((address, port))

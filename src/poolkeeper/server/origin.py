@@ -17,7 +17,7 @@ _PRIVATE_ZONES = frozenset({"arpa", "internal", "lan", "local", "localhost", "sv
 def is_local_origin(origin: str) -> bool:
     """Whether an ``Origin`` header names a page served by this machine."""
     host = _host_of(origin)
-    return host is not None and _is_this_machine(host)
+    return host is not None and is_this_machine(host)
 
 
 def is_same_origin(origin: str, host: str) -> bool:
@@ -35,7 +35,7 @@ def is_own_host(host: str, names: frozenset[str], *, open_to_network: bool) -> b
     name = _host_of(f"//{host}")
     if name is None:
         return False
-    if _is_address(name) or _is_this_machine(name) or name in names:
+    if _is_address(name) or is_this_machine(name) or name in names:
         return True
     return open_to_network and ("." not in name or name.rpartition(".")[2] in _PRIVATE_ZONES)
 
@@ -58,7 +58,8 @@ def _is_address(name: str) -> bool:
     return True
 
 
-def _is_this_machine(name: str) -> bool:
+def is_this_machine(name: str) -> bool:
+    """Whether a host name or address can only mean the machine it is used on."""
     if _is_address(name):
         return ip_address(name).is_loopback
     return name == "localhost" or name.endswith(".localhost")

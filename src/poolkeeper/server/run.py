@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import signal
+import sys
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -20,7 +21,9 @@ from poolkeeper.server.door import Door
 from poolkeeper.server.heartbeat import Heartbeat
 from poolkeeper.server.http_protocol import protocol_for
 from poolkeeper.server.lifecycle import Lifecycle
+from poolkeeper.server.siblings import Siblings
 from poolkeeper.server.signals import on_signals
+from poolkeeper.server.system import give_memory_back, make_room_for
 from poolkeeper.server.systemd import Notifier
 from poolkeeper.server.tls import CertificateError
 
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from poolkeeper.config import PoolConfig
     from poolkeeper.server.access import Access
     from poolkeeper.server.settings import ServerSettings, Token
+    from poolkeeper.server.siblings import Birth
     from poolkeeper.server.tls import Certificate
 
 _log = logging.getLogger("poolkeeper.server")
@@ -52,6 +56,7 @@ class Surroundings:
         notifier: Tells systemd or a supervisor how things are.
         certificate: To speak TLS with; None for plain HTTP.
         read_tokens: Reads the tokens again at a SIGHUP; None where they cannot change.
+        birth: What the supervisor gave; None for a process without one.
         meanwhile: Work that goes on beside the serving, from before the pool is opened until the
             drain begins; then it is cancelled.
     """
@@ -60,6 +65,7 @@ class Surroundings:
     notifier: Notifier = field(default_factory=lambda: Notifier(None))
     certificate: Certificate | None = None
     read_tokens: Callable[[], tuple[Token, ...]] | None = None
+    birth: Birth | None = None
     meanwhile: Callable[[], Coroutine[Any, Any, None]] | None = None
 
 
@@ -94,6 +100,8 @@ async def serve(
     Raises:
         PoolInitializationError: The database cannot be used; nothing is left open.
     """
+    make_room_for(settings.max_connections + config.max_size)
+    give_memory_back()
     notifier = around.notifier
     pool = ConnectionPoolManager(config, **connect_kwargs)
     lifecycle = Lifecycle(heartbeat=_heartbeat(notifier))
@@ -103,8 +111,14 @@ async def serve(
     app = build_app(pool, settings, lifecycle)
     server = _Server(_uvicorn_config(app, door, around.certificate))
     lifecycle.connections = lambda: len(server.server_state.connections)
-    reload = _Reload(around, app.state.access)
+    reload = _Reload(around, app.state.parts.access)
     with on_signals(lifecycle.stop, _operators_signals(controls, reload)):
+        siblings = None
+        if around.birth is not None:
+            siblings = await Siblings.join(around.birth, app.state.parts, controls)
+            lifecycle.siblings = siblings
+            lifecycle.heartbeat.add_listener(siblings.beat)
+            siblings.when_alone(lifecycle.stop.set)
         serving = asyncio.create_task(server.serve(sockets=sockets))
         beside = asyncio.create_task(around.meanwhile()) if around.meanwhile else None
         lifecycle.heartbeat.start()
@@ -114,10 +128,12 @@ async def serve(
             if not lifecycle.stop.is_set():
                 lifecycle.started = True
                 around.on_ready()
+                if siblings is not None:
+                    siblings.ready()
                 notifier.ready("serving")
                 lifecycle.heartbeat.add_listener(_reporter(notifier, pool, lifecycle))
                 await _first_of(lifecycle.stop.wait(), serving)
-                notifier.stopping(drain.longest())
+                notifier.stopping(longest_drain(settings))
                 drain.begin()
                 await _end(beside)
                 await drain.delay()
@@ -130,6 +146,8 @@ async def serve(
             server.should_exit = True
             await serving
             lifecycle.heartbeat.stop()
+            if siblings is not None:
+                await siblings.leave()
     _log.info("server_stopped", extra={"elapsed_seconds": round(drain.elapsed(), 3)})
 
 
@@ -150,6 +168,11 @@ def _uvicorn_config(app: Starlette, door: Door, certificate: Certificate | None)
     return config
 
 
+def longest_drain(settings: ServerSettings) -> float:
+    """Seconds from the first signal to the exit, at most."""
+    return settings.drain_delay + settings.drain_timeout + 2 * _LAST_BYTES
+
+
 class Drain:
     """The end of serving, phase by phase: not ready, turned away, finished."""
 
@@ -161,10 +184,6 @@ class Drain:
         self._settings = settings
         self._began = time.monotonic()
         self._deadline: float | None = None
-
-    def longest(self) -> float:
-        """Seconds the whole may take."""
-        return self._settings.drain_delay + self._settings.drain_timeout + 2 * _LAST_BYTES
 
     def begin(self) -> None:
         """Not ready from now on, but still serving."""
@@ -223,7 +242,8 @@ def _operators_signals(
         signal.SIGUSR1: controls.hold,
         signal.SIGUSR2: controls.resume,
     }
-    if reload.has_files:  # otherwise it means what it always does: the terminal is gone
+    # At a terminal without files to read it means what it always does: the terminal is gone.
+    if reload.has_files or not (sys.stdin and sys.stdin.isatty()):
         found[signal.SIGHUP] = reload
     return found
 

@@ -16,7 +16,10 @@ _STOP = (signal.SIGTERM, signal.SIGINT)
 
 @contextlib.contextmanager
 def on_signals(
-    stop: asyncio.Event, others: Mapping[signal.Signals, Callable[[], object]]
+    stop: asyncio.Event,
+    others: Mapping[signal.Signals, Callable[[], object]],
+    *,
+    at_once: Callable[[], object] | None = None,
 ) -> Iterator[None]:
     """Set ``stop`` at the first SIGTERM or SIGINT; the second ends the process as it would have.
 
@@ -25,6 +28,7 @@ def on_signals(
     Args:
         stop: May be set by others as well; signals count by themselves.
         others: What to do at other signals, in the event loop.
+        at_once: What to do at the second one, before the end.
     """
     loop = asyncio.get_running_loop()
     heard = False
@@ -32,6 +36,8 @@ def on_signals(
     def on_stop(number: signal.Signals) -> None:
         nonlocal heard
         if heard:
+            if at_once is not None:
+                at_once()
             loop.remove_signal_handler(number)
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)

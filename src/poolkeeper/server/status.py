@@ -266,7 +266,15 @@ RULES: Mapping[type[BaseException], Rule] = {
 }
 
 _TAKEN = Rule(400, "", "constraint-violation", "rolled_back", native=409)
-_CONFLICT = Rule(400, "", "transaction-conflict", "rolled_back", native=409, retryable=True)
+_CONFLICT = Rule(
+    400,
+    "",
+    "transaction-conflict",
+    "rolled_back",
+    native=409,
+    retryable=True,
+    suggestion="send the request again.",
+)
 
 SQL_RULES: Mapping[str, Rule] = {
     sqlstate.UNIQUE_VIOLATION: _TAKEN,

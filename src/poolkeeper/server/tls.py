@@ -35,14 +35,18 @@ class Certificate:
         Raises:
             CertificateError: As on loading; the certificate in use stays in use.
         """
+        # Tried out elsewhere first: the context in use must not get one file without the other.
         self._load()
-        # The context in use must not be left with the one and without the other.
-        self.context.load_cert_chain(self._chain, self._key)
+        self._read_into(self.context)
 
     def _load(self) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols(["http/1.1"])
+        self._read_into(context)
+        return context
+
+    def _read_into(self, context: ssl.SSLContext) -> None:
         for path in (self._chain, self._key):
             if path is not None:
                 _must_be_readable(path)
@@ -50,7 +54,6 @@ class Certificate:
             context.load_cert_chain(self._chain, self._key, password=_no_passphrase)
         except ssl.SSLError as error:
             raise self._explain(error) from error
-        return context
 
     def _explain(self, error: ssl.SSLError) -> CertificateError:
         key = self._key or self._chain

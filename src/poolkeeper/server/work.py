@@ -118,5 +118,5 @@ class Work:
                 # Whatever the statement did is rolled back.
                 raise ResultTooLargeError(error.limit, executed=False) from error
             raise
-        self._bytes_left -= sum(len(cell) for row in result.rows for cell in row if cell)
+        self._bytes_left -= result.size
         return result

@@ -109,7 +109,7 @@ def _flag(document: dict[str, object], name: str) -> bool:
 
 def _rows(document: dict[str, object]) -> bool:
     value = document.get("rows")
-    if value is None or value in {"objects", "arrays"}:
+    if value is None or value in ("objects", "arrays"):
         return value == "arrays"
     raise BadRequestError(
         '`rows` in the request body is neither "objects" nor "arrays". '

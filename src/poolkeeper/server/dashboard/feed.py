@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 from dataclasses import asdict
@@ -23,6 +24,8 @@ _MOST_RUNNING = 50
 _MOST_FINISHED = 50
 # A page takes the server for hung after five times this without a word.
 _LONGEST_SILENCE = 1.0
+# The exit waits for open pages this long at most, when the last connection is closed.
+_LAST_LOOK = 0.1
 
 
 class Feed:
@@ -47,7 +50,7 @@ class Feed:
             self._news = asyncio.Event()
 
     async def follow(self, token: Token | None) -> AsyncIterator[bytes]:
-        """Everything there is to tell, then what is new; ends when the server drains."""
+        """Everything there is to tell, then what is new; ends when the pool has been closed."""
         self.beat()
         yield _event("hello", self._hello(token))
         cursor = 0
@@ -64,22 +67,34 @@ class Feed:
             sent |= changed
             # the rows come last: with them a page draws everything anew
             yield b"".join([*changed.values(), b"event: rows\ndata: ", rows, b"\n\n"])
-            if self._parts.lifecycle.draining:
-                return
-            try:
-                async with asyncio.timeout(_LONGEST_SILENCE):
-                    await news.wait()
-            except TimeoutError:
-                # nobody beats: the server is on its way out, or this application has no runner
+            while self._news is news:
+                if self._is_over():
+                    return
+                draining = self._parts.lifecycle.draining
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_LAST_LOOK if draining else _LONGEST_SILENCE):
+                        await news.wait()
+                # as the heart does, if it still beats
                 self.beat()
+
+    def _is_over(self) -> bool:
+        """Whether there is nothing more to see: all work is done, and its connections closed."""
+        pool = self._parts.pool
+        return (
+            self._parts.lifecycle.draining
+            and pool.is_closing()
+            and not pool.get_statistics().total_connections
+        )
 
     def _hello(self, token: Token | None) -> dict[str, Any]:
         settings = self._parts.settings
+        siblings = self._parts.lifecycle.siblings
         return {
             "columns": COLUMNS,
             "recent_seconds": RECENT_SECONDS,
             "version": __version__,
             "pid": os.getpid(),
+            "process": siblings.number if siblings else None,
             "token": token.name if token else None,
             "admin": token.admin if token else True,
             "slow_query_seconds": settings.slow_query_seconds,

@@ -119,12 +119,7 @@ def parse_json(body: bytes) -> dict[str, object]:
         BadRequestError: It is something else.
     """
     try:
-        document = json.loads(
-            body.decode(),
-            parse_int=NumberText,
-            parse_float=NumberText,
-            parse_constant=_refuse_constant,
-        )
+        document = _DECODER.decode(body.decode())
     except (ValueError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
         raise BadRequestError(
@@ -140,6 +135,11 @@ def parse_json(body: bytes) -> dict[str, object]:
 
 def _refuse_constant(name: str) -> object:
     raise ValueError(f"{name} is not a JSON value")
+
+
+_DECODER = json.JSONDecoder(
+    parse_int=NumberText, parse_float=NumberText, parse_constant=_refuse_constant
+)
 
 
 def parse_query(entry: dict[str, object], *, array_mode: bool, where: str) -> Query:
@@ -169,33 +169,48 @@ def parse_query(entry: dict[str, object], *, array_mode: bool, where: str) -> Qu
             code="54023",
         )
     own_mode = entry.get("arrayMode")
+    try:
+        texts = [parameter_text(value) for value in params]
+    except RecursionError as error:
+        raise BadRequestError(
+            f"`params` in {where} is nested too deeply. "
+            "Suggestion: send a document like that as a string of JSON.",
+            code="54001",
+        ) from error
     return Query(
-        sql=_wire_text(sql, f"`query` in {where}"),
+        sql=_wire_text(sql, 0, where),
         params=tuple(
-            None if text is None else _wire_text(text, f"parameter ${number} in {where}")
-            for number, text in enumerate(map(parameter_text, params), start=1)
+            [
+                None if text is None else _wire_text(text, number, where)
+                for number, text in enumerate(texts, start=1)
+            ]
         ),
         array_mode=own_mode if isinstance(own_mode, bool) else array_mode,
     )
 
 
-def _wire_text(text: str, where: str) -> bytes:
+def _wire_text(text: str, number: int, where: str) -> bytes:
+    """``text`` as libpq takes it; ``number`` is that of the parameter, 0 for the statement."""
     try:
         encoded = text.encode()
     except UnicodeEncodeError as error:
         raise BadRequestError(
-            f"{where} holds half of a surrogate pair, which UTF-8 cannot express. "
-            "Suggestion: send complete characters.",
+            f"{_what(number)} in {where} holds half of a surrogate pair, which UTF-8 cannot "
+            "express. Suggestion: send complete characters.",
             code="22021",
         ) from error
     # libpq takes C strings: everything after a zero byte would be lost without a word.
     if b"\0" in encoded:
         raise BadRequestError(
-            f"{where} holds a zero character, which PostgreSQL's text types cannot store. "
-            "Suggestion: remove it, or send the value as bytea in hex.",
+            f"{_what(number)} in {where} holds a zero character, which PostgreSQL's text types "
+            "cannot store. Suggestion: remove it, or send the value as bytea in hex.",
             code="22021",
         )
     return encoded
+
+
+def _what(number: int) -> str:
+    return f"parameter ${number}" if number else "`query`"
 
 
 def _parse_isolation_level(headers: Mapping[str, str]) -> str | None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from functools import lru_cache
 from json.encoder import encode_basestring
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from poolkeeper.server.neon.values import json_fragment
 
@@ -13,8 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-@dataclass(frozen=True, slots=True)
-class Field:
+class Field(NamedTuple):
     """One column as PostgreSQL describes it."""
 
     name: str
@@ -25,13 +24,13 @@ class Field:
     type_modifier: int
 
 
-@dataclass(frozen=True, slots=True)
-class StatementResult:
-    """What one statement returned, every cell in PostgreSQL's text format."""
+class StatementResult(NamedTuple):
+    """What one statement returned, every cell in PostgreSQL's text format; ``size`` in bytes."""
 
     fields: tuple[Field, ...]
     rows: Sequence[Sequence[str | None]]
     command_tag: str
+    size: int = 0
 
 
 def encode_result(result: StatementResult, *, raw_text: bool, array_mode: bool) -> str:
@@ -55,7 +54,12 @@ def encode_batch(results: Sequence[str]) -> str:
     return f'{{"results":[{",".join(results)}]}}'
 
 
-def _encode_fields(fields: Sequence[Field]) -> str:
+def _encode_fields(fields: tuple[Field, ...]) -> str:
+    """Clients repeat their statements; very wide results are not worth the memory."""
+    return (_fields_by_heart if len(fields) <= _NOT_WIDE else _fields_anew)(fields)
+
+
+def _fields_anew(fields: tuple[Field, ...]) -> str:
     return _dump(
         [
             {
@@ -70,6 +74,10 @@ def _encode_fields(fields: Sequence[Field]) -> str:
             for field in fields
         ]
     )
+
+
+_NOT_WIDE = 50
+_fields_by_heart = lru_cache(maxsize=500)(_fields_anew)
 
 
 def _encode_rows(result: StatementResult, *, raw_text: bool, array_mode: bool) -> str:
@@ -97,5 +105,4 @@ def _encode_object(keys: list[str], row: list[str]) -> str:
     return "{" + ",".join([key + value for key, value in pairs.items()]) + "}"
 
 
-def _dump(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+_dump = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode

@@ -36,10 +36,13 @@ const charts = [...document.querySelectorAll("[data-chart]")].map(
 
 const takers = {
   hello(hello) {
+    // of several processes behind one port each has a pool, and a past, of its own
+    if (known.hello && known.hello.process !== hello.process) history.clear();
     known.hello = hello;
     history.setColumns(hello.columns);
     byId("actions").hidden = !hello.admin;
-    byId("about").textContent = `poolkeeper ${hello.version}, process ${hello.pid}${hello.token ? `, token ${hello.token}` : ""}`;
+    const one = hello.process === null ? "" : `${hello.process} of several, whose own numbers these are, pid `;
+    setText(byId("about"), `poolkeeper ${hello.version}, process ${one}${hello.pid}${hello.token ? `, token ${hello.token}` : ""}`);
   },
   rows(rows) {
     history.add(rows);
@@ -105,8 +108,14 @@ function draw() {
   byId("resume").hidden = now.state !== "paused";
 }
 
+/** Whether requests have really had to wait during the last seconds: a short queue is normal. */
+function queueing() {
+  const waits = history.column("oldest_waiter_seconds", 4.5);
+  return waits.filter((seconds) => seconds > 0).length >= 3 || waits.some((seconds) => seconds >= 0.5);
+}
+
 function drawState() {
-  const state = judge({ now: known.now, latest: history.latest, outages: known.outages, down: down && shifted(down), at: at() });
+  const state = judge({ now: known.now, latest: history.latest, queueing: queueing(), outages: known.outages, down: down && shifted(down), at: at() });
   const banner = byId("banner");
   if (banner.dataset.state !== state.key) {
     banner.dataset.state = state.key;

@@ -72,15 +72,9 @@ export const SPECS = {
     big: ({ latest, prefix }) => [duration(latest[`${prefix}_p99`]), "p99"],
     sub: ({ now, prefix, recent }) => {
       const minute = now.last_minute[prefix];
-      const words = {
-        request: "From asking for a connection to the answer",
-        wait: "Until a connection was there",
-        held: "While the connection was held",
-      }[prefix];
-      const p = (name) => duration(minute[name]);
-      return minute.count
-        ? `${words}, last ${recent} s. Last minute: p50 ${p("p50")}, p95 ${p("p95")}, p99 ${p("p99")}.`
-        : `${words}. None in the last minute.`;
+      if (!minute.count) return "None in the last minute.";
+      const values = ["p50", "p95", "p99"].map((name) => duration(minute[name]));
+      return `Last ${recent} s. Over the last minute: ${values.join(", ")}.`;
     },
   },
 };
@@ -150,7 +144,9 @@ export class Chart {
   }
 
   #setData() {
-    const span = this.view.span();
+    const end = this.view.end();
+    // as much of the chosen span as there is, but no less than a minute
+    const span = Math.min(this.view.span(), Math.max(60, end - this.history.rows[0][0]));
     const rows = this.history.since(span + 2);
     this.rows = rows;
     const times = rows.map((row) => row[0]);
@@ -163,7 +159,6 @@ export class Chart {
     }
     const order = this.#drawOrder();
     this.plot.setData([times, ...order.map((index) => drawn[index])], false);
-    const end = this.view.end();
     this.plot.setScale("x", { min: end - span, max: end });
   }
 
@@ -186,7 +181,7 @@ export class Chart {
     const options = {
       width: Math.max(200, this.part("plot").clientWidth),
       height: HEIGHT,
-      padding: [8, spec.right ? 0 : 10, 0, 0],
+      padding: [8, spec.right ? 0 : 26, 0, 0],
       legend: { show: false },
       cursor: { sync: { key: "poolkeeper" }, drag: { x: false, y: false }, y: false, points: { size: 6 } },
       scales: {
@@ -202,8 +197,8 @@ export class Chart {
           size: 52,
           space: 32,
           incrs: spec.log ? undefined : [1, 2, 5, 10, 20, 25, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000],
-          filter: spec.log ? (_u, ticks) => ticks.map((tick) => (isDecade(tick) ? tick : null)) : undefined,
-          values: (_u, ticks) => ticks.map((tick) => (tick === null ? "" : spec.log ? duration(tick) : count(tick))),
+          ...(spec.log && { splits: (_u, _axis, min, max) => decadesBetween(min, max), filter: (_u, ticks) => ticks }),
+          values: (_u, ticks) => ticks.map((tick) => (!spec.log ? count(tick) : tick < 1 ? duration(tick) : `${tick} s`)),
         },
         ...(spec.right ? [{ ...axis, scale: "right", side: 1, size: 46, space: 32, grid: { show: false }, values: (_u, ticks) => ticks.map((tick) => `${tick} s`) }] : []),
       ],
@@ -321,9 +316,9 @@ function decades(_u, min, max) {
   return [10 ** low, 10 ** high];
 }
 
-function isDecade(value) {
-  const power = Math.log10(value);
-  return Math.abs(power - Math.round(power)) < 1e-6;
+function decadesBetween(min, max) {
+  const [low, high] = [Math.round(Math.log10(min)), Math.round(Math.log10(max))];
+  return Array.from({ length: high - low + 1 }, (_, i) => Number(`1e${low + i}`));
 }
 
 function clockLabel(at, ticks) {

@@ -12,8 +12,12 @@ export class History {
 
   setColumns(columns) {
     // another version of the server may mean other numbers
-    if (columns.join() !== this.columns.join()) this.rows = [];
+    if (columns.join() !== this.columns.join()) this.clear();
     this.columns = columns;
+  }
+
+  clear() {
+    this.rows = [];
   }
 
   /** Add rows; where they overlap what is known already, the new ones count. */

@@ -16,8 +16,8 @@ export const causeInWords = (cause) => CAUSES[cause] ?? cause;
  *            text: string, facts: Array<[string, string]>, said: string}}
  * `key` changes when the state does, `said` is what a screen reader is told then.
  */
-export function judge({ now, latest, outages, down, at }) {
-  if (down) return unreachable(down, at);
+export function judge({ now, latest, queueing, outages, down, at }) {
+  if (down) return now?.state === "draining" ? shutDown(down, at) : unreachable(down, at);
   if (!now || !latest) {
     return { key: "wait", level: "wait", icon: "wait", title: "Connecting", text: "The first numbers arrive within a second.", facts: [] };
   }
@@ -47,18 +47,27 @@ export function judge({ now, latest, outages, down, at }) {
       said: "Paused by an operator",
     };
   }
-  if (latest.waiting > 0) {
+  const all = latest.active >= latest.max_size;
+  const use = `${all ? `All ${latest.max_size}` : `${latest.active} of ${latest.max_size}`} connections are in use`;
+  if (queueing) {
+    const limit = duration(now.acquire_timeout_seconds);
     return {
       key: "exhausted",
       level: "warn",
       icon: "warn",
-      title: `${plural(latest.waiting, "request waits", "requests wait")} for a connection`,
-      text: `${latest.active >= latest.max_size ? `All ${latest.max_size} connections are in use` : `${latest.active} of ${latest.max_size} connections are in use`}. The oldest request has waited for ${duration(latest.oldest_waiter_seconds)}; after ${duration(now.acquire_timeout_seconds)} it gets 503 and was not executed.`,
+      title: latest.waiting
+        ? `${plural(latest.waiting, "request waits", "requests wait")} for a connection`
+        : "Requests had to wait for a connection",
+      text: latest.waiting
+        ? `${use}. The oldest request has waited for ${duration(latest.oldest_waiter_seconds)}; after ${limit} it gets 503 and was not executed.`
+        : `${use}, and nobody waits at the moment.`,
       facts: [],
       said: "Requests wait for a connection",
     };
   }
-  if (now.health.status === "degraded") {
+  // A pool in full use without a queue is doing its work.
+  const onlyBusy = now.health.reasons.length === 1 && latest.active > latest.max_size * 0.8;
+  if (now.health.status === "degraded" && !onlyBusy) {
     return {
       key: "degraded",
       level: "warn",
@@ -75,7 +84,7 @@ export function judge({ now, latest, outages, down, at }) {
     level: "good",
     icon: "good",
     title: "All is well",
-    text: `${probe === null ? "The database answers" : `The database answers within ${duration(probe / 1000)}`}. ${count(latest.active)} of ${latest.max_size} connections are in use, nobody waits.`,
+    text: `${probe === null ? "The database answers" : `The database answers within ${duration(probe / 1000)}`}. ${use}, ${latest.waiting ? "nobody waits for long" : "nobody waits"}.`,
     facts: [],
   };
 }
@@ -86,7 +95,7 @@ function databaseDown(now, latest, outage, at) {
   const lasted = at - since;
   const next = database.next_attempt_seconds;
   const left = now.outage_patience_seconds - lasted;
-  const attempts = outage?.attempts ? ` (attempt ${count(outage.attempts)} so far)` : "";
+  const attempts = outage?.attempts ? `, after ${plural(outage.attempts, "attempt")}` : "";
   return {
     key: "outage",
     level: "bad",
@@ -96,12 +105,12 @@ function databaseDown(now, latest, outage, at) {
     facts: [
       ["Since", clock(since)],
       ...(outage ? [["Noticed because", causeInWords(outage.cause)]] : []),
-      ["Next attempt", `${next === null ? "right now" : `in ${next.toFixed(1)} s`}${attempts}`],
+      ["Next attempt", `${next === null || next < 0.05 ? "right now" : `in ${next.toFixed(1)} s`}${attempts}`],
       [
         "Clients get",
         left > 0
-          ? `a wait of up to ${age(Math.ceil(left))} more, in case it is short; then 503, not executed`
-          : "503 at once, not executed, with Retry-After",
+          ? `a wait of up to ${age(Math.ceil(left))} more, then 503 (not executed)`
+          : "503 at once (not executed), with Retry-After",
       ],
       ["Waiting now", plural(latest.waiting, "request")],
     ],
@@ -122,6 +131,18 @@ function unreachable({ since, next }, at) {
       ["Next attempt", wait < 0.05 ? "right now" : `in ${wait.toFixed(1)} s`],
     ],
     said: "Server unreachable",
+  };
+}
+
+function shutDown({ since }, at) {
+  return {
+    key: "gone",
+    level: "gone",
+    icon: "paused",
+    title: `Server shut down ${age(at - since / 1000)} ago`,
+    text: "It was asked to, and finished its work first. This page goes on by itself when a server is back.",
+    facts: [],
+    said: "Server shut down",
   };
 }
 

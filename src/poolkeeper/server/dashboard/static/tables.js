@@ -5,6 +5,7 @@ import { age, clock, count, duration, iso, plural } from "./format.js";
 import { causeInWords } from "./state.js";
 
 const DAY = 86400;
+const SHORT = 100;
 
 export function drawOutages(outages, { startedAt, at }) {
   const newest = [...outages].reverse();
@@ -15,7 +16,8 @@ export function drawOutages(outages, { startedAt, at }) {
     const open = one.ended_at === null;
     setText(lasted, open ? `${age(at - one.began_at)} so far` : duration(one.seconds));
     node.classList.toggle("present", open);
-    fillTwo(cause, causeInWords(one.cause), one.failover ? `${one.error ?? ""} Now served by ${one.failover}.` : one.error);
+    const error = one.last_error ?? one.error ?? "";
+    fillTwo(cause, causeInWords(one.cause), one.failover ? `${error} Served by ${one.failover} since.` : error);
     setText(detected, duration(one.detection_seconds));
     setText(lost, count(one.connections_lost));
     setText(attempts, count(one.attempts));
@@ -59,35 +61,36 @@ export function drawRunning(now) {
 }
 
 export function drawErrors(errors) {
-  reconcile(byId("errors").tBodies[0], errors, keyOf, () => row(6), (node, one) => {
-    const [time, status, outcome, message, took, request] = node.children;
-    fillTime(time, one.at);
-    fillBadge(status, String(one.status), one.status === 503 ? "warn" : one.status >= 500 && one.status !== 507 ? "bad" : "plain", one.kind);
-    setText(outcome, (one.outcome ?? "—").replaceAll("_", " "));
-    outcome.classList.toggle("strong", one.outcome === "unknown");
-    fillMessage(message, one);
-    setText(took, duration(one.seconds));
-    took.className = "num";
-    fillId(request, one.request_id);
+  reconcile(byId("errors").tBodies[0], errors, keyOf, (one) => {
+    const node = row(2);
+    const [when, what] = node.children;
+    fillWhen(when, one);
+    const head = make("div", "head");
+    const tone = one.status === 503 ? "warn" : one.status >= 500 && one.status !== 507 ? "bad" : "plain";
+    head.append(make("span", `badge ${tone}`, one.status), make("span", one.outcome === "unknown" ? "strong" : "", one.kind ?? ""));
+    if (one.outcome && !one.kind?.endsWith(one.outcome)) head.append(make("span", one.outcome === "unknown" ? "strong" : "muted", one.outcome.replaceAll("_", " ")));
+    what.append(head);
+    if (one.message) what.append(make("div", "message", one.message));
+    what.append(statementOf(one.statement), origin(one));
+    return node;
   });
   showOrSay("errors", errors.length > 0);
   setText(byId("errors-sum"), errors.length ? `the latest ${errors.length}` : "");
 }
 
 export function drawSlow(slow, threshold) {
-  reconcile(byId("slow").tBodies[0], slow, keyOf, () => row(6), (node, one) => {
-    const [time, took, statement, status, token, request] = node.children;
-    fillTime(time, one.at);
-    setText(took, duration(one.seconds));
-    took.className = "num strong";
-    fillStatement(statement, one.statement);
-    setText(status, String(one.status));
-    setText(token, one.token ?? "—");
-    fillId(request, one.request_id);
+  reconcile(byId("slow").tBodies[0], slow, keyOf, (one) => {
+    const node = row(2);
+    const [when, what] = node.children;
+    fillWhen(when, one, "strong");
+    const head = make("div", "head");
+    if (one.status >= 400) head.append(make("span", "badge plain", one.status), make("span", "", one.kind ?? ""));
+    what.append(head, statementOf(one.statement), origin(one));
+    return node;
   });
   setText(byId("slow-empty"), `None of ${duration(threshold)} or more since the server was started.`);
   showOrSay("slow", slow.length > 0);
-  setText(byId("slow-sum"), slow.length ? `${duration(threshold)} or more` : "");
+  setText(byId("slow-sum"), slow.length ? `the latest ${slow.length} of ${duration(threshold)} or more` : "");
 }
 
 const keyOf = (one) => `${one.request_id} ${one.at}`;
@@ -109,11 +112,23 @@ function fillTime(cell, at) {
   setText(cell.firstChild, clock(at));
 }
 
-function fillBadge(cell, text, level, detail) {
-  if (!cell.firstChild) cell.append(make("span"), make("span", "kind"));
+function fillWhen(cell, one, emphasis = "muted") {
+  fillTime(cell, one.at);
+  cell.append(make("div", emphasis, duration(one.seconds)));
+}
+
+/** Who sent it, in small letters. */
+function origin(one) {
+  const node = make("div", "origin");
+  const parts = [one.route, one.token ? `token ${one.token}` : null].filter(Boolean);
+  node.append(`${parts.join(", ")}, request `, make("code", "id", one.request_id));
+  return node;
+}
+
+function fillBadge(cell, text, level) {
+  if (!cell.firstChild) cell.append(make("span"));
   cell.firstChild.className = `badge ${level}`;
   setText(cell.firstChild, text);
-  setText(cell.lastChild, detail ?? "");
 }
 
 function fillTwo(cell, first, second) {
@@ -122,29 +137,22 @@ function fillTwo(cell, first, second) {
   setText(cell.lastChild, second ?? "");
 }
 
-function fillMessage(cell, one) {
-  if (!cell.firstChild) cell.append(make("div", "message wrap"), make("div"));
-  setText(cell.firstChild, one.message ?? one.kind ?? "");
-  fillStatement(cell.lastChild, one.statement);
+function fillStatement(cell, statement) {
+  if (cell.dataset.text === statement) return;
+  cell.dataset.text = statement ?? "";
+  cell.replaceChildren(statementOf(statement));
 }
 
 /** A short statement as it is; of a long one the beginning, the rest on demand. */
-function fillStatement(cell, statement) {
-  const text = statement ?? "—";
-  if (cell.dataset.text === text) return;
-  cell.dataset.text = text;
+function statementOf(statement) {
+  const text = statement ?? "";
   const line = text.replace(/\s+/g, " ").trim();
-  if (line.length <= 120) {
-    cell.replaceChildren(make("code", "sql", line));
-    return;
-  }
+  if (line.length <= SHORT) return make("code", "sql", line || "—");
   const details = make("details", "sql-more");
   const summary = make("summary");
-  summary.append(make("code", "sql", `${line.slice(0, 110)} …`));
-  const whole = make("pre", "sql");
-  whole.textContent = text;
-  details.append(summary, whole);
-  cell.replaceChildren(details);
+  summary.append(make("code", "sql", `${line.slice(0, SHORT - 10)} …`));
+  details.append(summary, make("pre", "sql", text));
+  return details;
 }
 
 function fillId(cell, id) {
