@@ -221,6 +221,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="under a minute, and less exact")
     parser.add_argument("--rounds", type=int, help="how often each cell is measured")
     parser.add_argument("--contender", metavar="TEXT", help="only servers whose name has this")
+    parser.add_argument("--only-health", action="store_true", help="nothing but the probes")
     parser.add_argument("--no-health", action="store_true", help="leave the probes out")
     parser.add_argument("--json", type=Path, metavar="FILE", help="every cell of every round")
     parser.add_argument("--strict", action="store_true", help="exit 1 when a goal is missed")
@@ -252,7 +253,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         machine = sentence(facts)
         print(f"{machine}\n", flush=True)
         started = time.monotonic()
-        results = measure(url, postgres.pid, effort, options.contender)
+        results = (
+            {} if options.only_health else measure(url, postgres.pid, effort, options.contender)
+        )
         if not options.no_health:
             health = measure_health(postgres, effort.rounds, effort.probes)
     print(

@@ -73,7 +73,7 @@ def _exhausted(server: Sql) -> Iterator[None]:
     """All connections lent to statements that sleep, and more requests waiting."""
     for _ in range(SIZE + _WAITERS):
         threading.Thread(target=_sleep, args=(server,), daemon=True).start()
-    while _report(server)["pool"]["waiting"] < _WAITERS:
+    while _report(server)["database"]["pool"]["waiting"] < _WAITERS:
         time.sleep(0.05)
     yield
 

@@ -86,10 +86,15 @@ async def test_sigterm_under_load_loses_no_answer_and_the_port_is_free_at_once(p
         not_ready_seconds_before_the_end=round(delay, 3),
     )
     assert (code, "Traceback" in log) == (0, False)
-    assert statuses == [200, 503, REFUSED]
+    assert [status for status in statuses if status != LOST] == [200, 503, REFUSED]
     assert delay > DELAY_SECONDS / 2
     # refused: the request was not sent, and whoever retries elsewhere loses nothing
-    assert judge(clients.works, found, tolerated=frozenset({REFUSED})) == []
+    assert judge(clients.works, found, tolerated=frozenset({REFUSED, LOST})) == []
+    # A connection that nobody has accepted when the listener closes is cut off by the kernel. Who
+    # comes as late as that has not heeded readiness, and nothing was done for them.
+    closing = readiness.since(503) + DELAY_SECONDS
+    assert not [a for work in lost for a in work.answers if a.status == LOST and a.began < closing]
+    assert not [work.id for work in lost if work.id in found]
 
 
 @pytest.mark.asyncio

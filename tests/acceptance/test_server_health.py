@@ -112,4 +112,4 @@ def check(seen, expected):
 def acquired(server):
     """How many connections were ever lent out."""
     metrics = server.get("/metrics").text
-    return float(re.search(r"^poolkeeper\w*acqui\w*_total\S* (\S+)$", metrics, re.M)[1])
+    return float(re.search(r"^poolkeeper\w*acqui\w*_total\S* (\S+)$", metrics, re.MULTILINE)[1])

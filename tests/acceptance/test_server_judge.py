@@ -74,7 +74,14 @@ def test_rows_from_nowhere_are_found():
 
 @pytest.mark.parametrize(
     ("given", "needed", "truthful"),
-    [(1, 0.0, True), (2, 0.3, True), (3, 0.3, False), (3, 1.2, True), (8, 4.0, True), (9, 4, False)],
+    [
+        (1, 0.0, True),
+        (2, 0.3, True),
+        (3, 0.3, False),
+        (3, 1.2, True),
+        (8, 4.0, True),
+        (9, 4, False),
+    ],
 )
 def test_advice_is_truthful_up_to_twice_the_need(given, needed, truthful):
     """A need of less than a second counts as one: the header knows no less."""

@@ -143,8 +143,8 @@ async def test_a_time_that_is_none_is_400(postgres, nonsense):
 
 
 @pytest.mark.asyncio
-async def test_a_response_that_has_begun_is_cut(framework, postgres):
-    """Its client sees that the end is missing."""
+async def test_a_response_that_has_begun_is_cut(framework, postgres, caplog):
+    """Its client sees that the end is missing, and the server's log says why."""
 
     async def endpoint(request):
         async def rows():
@@ -162,6 +162,8 @@ async def test_a_response_that_has_begun_is_cut(framework, postgres):
                 async for text in answer.aiter_text():
                     received.append(text)  # noqa: PERF401 - kept when the next one fails
     assert received == [200, "first\n"]
+    assert "ResponseCutError: The response to GET / was cut off after 0.3" in caplog.text
+    assert "Unexpected ASGI message" not in caplog.text
 
 
 @pytest.mark.asyncio

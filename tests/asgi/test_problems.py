@@ -127,6 +127,21 @@ async def test_a_connection_lost_in_mid_statement_is_502(framework, driver, post
 
 
 @pytest.mark.asyncio
+async def test_a_connection_that_is_reset_without_a_word_is_502(
+    driver, fault_proxy, postgres, admin
+):
+    """As the end of its host or of a firewall's patience does."""
+    await admin.execute("select pg_advisory_lock(1)")
+    pool = make_pool(fault_proxy.url, driver=driver)
+    waits = answers(lambda pool: pool.execute("select pg_advisory_lock(1)"))
+    async with serving(make_app("starlette", pool, {"/": waits})) as client:
+        asking = asyncio.create_task(client.post("/"))
+        await eventually(sessions(admin, ADVISORY))
+        fault_proxy.reset(fault_proxy.links)
+        assert problem(await asking) == (502, "outcome-unknown", "unknown")
+
+
+@pytest.mark.asyncio
 async def test_a_connection_that_died_before_it_was_used_is_503(framework, postgres, admin):
     """The statement was never sent."""
 
@@ -344,8 +359,8 @@ async def test_strangers_learn_nothing_and_the_log_has_it_all(crashable_postgres
 
 
 @pytest.mark.asyncio
-async def test_a_response_that_has_begun_is_cut_and_not_written_over(postgres, admin):
-    """The client sees that it is incomplete."""
+async def test_a_response_that_has_begun_is_cut_and_not_written_over(postgres, admin, caplog):
+    """The client sees that it is incomplete, and the server's log the reason."""
     await admin.execute("select pg_advisory_lock(1)")
 
     async def endpoint(request):
@@ -371,6 +386,8 @@ async def test_a_response_that_has_begun_is_cut_and_not_written_over(postgres, a
         with pytest.raises(Exception, match="incomplete chunked read"):
             await reading
     assert received == [200, "first\n"]
+    assert "terminating connection due to administrator command" in caplog.text
+    assert "Unexpected ASGI message" not in caplog.text
 
 
 @pytest.mark.asyncio

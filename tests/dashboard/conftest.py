@@ -44,6 +44,8 @@ def chromium():
     program = shutil.which("chromium") or shutil.which("chromium-browser")
     if program is None:
         _missing("Chromium is not installed. Suggestion: apt-get install chromium")
+    # patience for a busy machine; what is expected comes within a second or two
+    sync_api.expect.set_options(timeout=20_000)
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=_SWITCHES)
         yield browser

@@ -36,13 +36,13 @@ def test_an_outage_is_told_while_it_lasts_and_listed_when_it_is_over(
         assert violations(page, axe) == []
 
         crashable_postgres.start()
-        expect(title(page)).not_to_have_text(re.compile("unreachable"), timeout=15_000)
+        expect(title(page)).not_to_have_text(re.compile("unreachable"))
         row = page.locator("#outages tbody tr")
         expect(row).to_have_count(1)
         expect(row.locator("td").nth(1)).to_have_text(re.compile(r"^[\d.]+ (ms|s)$"))
         expect(row).to_contain_text("connection failed")
         # the last failed connection is young, then all is well
-        expect(title(page)).to_have_text("All is well", timeout=20_000)
+        expect(title(page)).to_have_text("All is well")
         expect(page.locator("#announcer")).to_have_text("All is well.")
 
 
@@ -58,7 +58,7 @@ def test_the_page_says_when_the_server_is_gone_and_goes_on_when_it_is_back(postg
         assert violations(page, axe) == []
     with serve(postgres.url, f"--port={port}") as again:
         again.start()
-        expect(title(page)).to_have_text("All is well", timeout=15_000)
+        expect(title(page)).to_have_text("All is well")
         expect(page.locator("#link-text")).to_contain_text("live")
         expect(page.locator("#about")).to_contain_text(f"process {again.process.pid}")
         expect(page.locator("#announcer")).to_have_text("All is well.")

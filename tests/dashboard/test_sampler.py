@@ -98,6 +98,19 @@ def test_quantiles_are_those_of_the_recent_past():
     assert window.last(60).count == 1
 
 
+def test_a_sample_tells_the_latency_of_the_last_ten_seconds():
+    sampler, activity, clock = made()
+    sampler.beat()
+    activity.seconds.observe(20.0)
+    highest = []
+    for _ in range(12):
+        clock.now += 1.0
+        sampler.beat()
+        highest.append(rows(sampler)[-1]["request_p99"])
+    assert min(highest[:10]) > 10.0
+    assert highest[10:] == [None, None]
+
+
 def test_durations_without_any_are_null():
     sampler, activity, clock = made()
     sampler.beat()

@@ -14,12 +14,18 @@ PAGE = ROOT / "docs" / "how-to" / "http-api.md"
 DEFAULT = "http://127.0.0.1:8020"
 
 
+def fences(language):
+    """The blocks of the page in this language."""
+    fence = rf"^```{language}\n(.*?)^```$"
+    return re.findall(fence, PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+
+
 @pytest.mark.skipif(
     shutil.which("curl") is None, reason="curl is not installed; apt-get install curl"
 )
 def test_every_request_of_the_page_succeeds(postgres):
     """In the order of the page, with the results it shows."""
-    blocks = re.findall(r"^```bash\n(.*?)^```$", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    blocks = fences("bash")
     with ServerProcess("--port=0", database_url=postgres.url) as server:
         server.start()
         output = []

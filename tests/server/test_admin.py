@@ -211,6 +211,9 @@ def test_a_planned_restart_of_the_database_fails_no_request(crashable_postgres):
             assert command(server, "pause").status_code == 200
             before = len(answers)
             crashable_postgres.crash()
+            until(lambda: server.get("/health").status_code == 503)
+            # A load balancer must not answer for those who wait.
+            assert server.get("/readyz").status_code == 200
             crashable_postgres.start()
             assert len(answers) == before
             assert command(server, "reconnect").status_code == 200

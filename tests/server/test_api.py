@@ -525,3 +525,24 @@ def test_a_reader_that_leaves_ends_the_stream(server):
         assert active(server.database_url, "'endless'") == 1
     until(lambda: active(server.database_url, "'endless'") == 0)
     assert query(server, "select 1").status_code == 200
+
+
+def test_a_stream_whose_connection_is_lost_says_so(server):
+    """In its last line, and nothing of it stands."""
+    endless = "select 'cut off', generate_series(1, 2000000000)"
+    received = b""
+    with server.client.stream(
+        "POST", f"{server.url}/v1/query", json={"query": endless}, headers=NDJSON
+    ) as answer:
+        for chunk in answer.iter_raw():
+            if not received:
+                with psycopg.connect(server.database_url, autocommit=True) as conn:
+                    conn.execute(
+                        "select pg_terminate_backend(pid) from pg_stat_activity"
+                        " where query like '%''cut off''%' and pid <> pg_backend_pid()"
+                    )
+            received = (received + chunk)[-10_000:]
+    problem = json.loads(received.splitlines()[-1])["error"]
+    assert (problem["status"], problem["outcome"]) == (503, "rolled_back")
+    assert problem["type"] == "urn:poolkeeper:problem:transaction-lost"
+    assert query(server, "select 1").status_code == 200

@@ -19,7 +19,7 @@ def test_a_statement_returns_its_rows(server):
     assert body["rows"] == [{"n": 42, "t": "x"}]
     assert (body["command"], body["rowCount"]) == ("SELECT", 1)
     assert answer.headers["content-type"] == "application/json"
-    assert answer.headers["access-control-allow-origin"] == "*"
+    assert "access-control-allow-origin" not in answer.headers
     assert "queue;dur=" in answer.headers["server-timing"]
 
 
@@ -30,7 +30,7 @@ def test_neons_client_gets_text_in_arrays(server):
         content='{"query":"select $1::timestamptz,$2::int[],null","params":["2020-01-01","{1,2}"]}',
         headers={
             "Content-Type": "text/plain;charset=UTF-8",
-            "Neon-Connection-String": "postgresql://user:pw@db.example.com/db?sslmode=require",
+            "Neon-Connection-String": f"{server.database_url}?sslmode=require",
             "Neon-Raw-Text-Output": "true",
             "Neon-Array-Mode": "true",
         },
@@ -290,7 +290,8 @@ def test_pages_from_elsewhere_cannot_use_a_server_without_a_token(server):
     assert "access-control-allow-origin" not in hostile.headers
     own = server.sql("select count(*) from h", headers={"Origin": "http://localhost:5173"})
     assert own.json()["rows"] == [{"count": "0"}]
-    assert own.headers["access-control-allow-origin"] == "http://localhost:5173"
+    # It may use the server, and its browser keeps the answer from it: CORS is off.
+    assert "access-control-allow-origin" not in own.headers
 
 
 def test_a_token_is_asked_for_everywhere_but_at_the_probes(postgres):
@@ -327,7 +328,7 @@ def test_a_body_that_does_not_arrive_is_given_up_at_the_request_timeout(postgres
         server.start()
         host, port = server.url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port)), timeout=60) as sock:
-            sock.sendall(b"POST /sql HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+            sock.sendall(b"POST /sql HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
             with sock.makefile("rb") as stream:
                 answer = stream.read().decode()
         assert answer.startswith("HTTP/1.1 408 ")

@@ -357,6 +357,12 @@ def test_a_refused_write_says_that_only_reading_is_allowed(reader):
     )
     assert problem["type"] == "urn:poolkeeper:problem:read-only"
     assert "Only reading is allowed here" in problem["detail"]
+    streamed = reader.client.post(
+        f"{reader.url}/v1/query",
+        json={"query": "create table t ()"},
+        headers={"Accept": "application/x-ndjson"},
+    )
+    assert (streamed.status_code, streamed.json()["code"]) == (403, "25006")
     assert post(reader, {"query": "begin read write"}).json()["code"] == "2D000"
 
 

@@ -334,6 +334,18 @@ def test_a_database_that_crashes(fragile):
         assert both.query("select a from t")[1].json()["rows"] == []
 
 
+def test_connections_lost_while_nobody_used_them(fragile):
+    """Nothing was sent on them: another one is taken, and no client hears of it."""
+    both = Both(fragile)
+    for send in (both.query, both.transaction):
+        for _ in range(3):
+            fragile.postgres.psql(
+                "select pg_terminate_backend(pid, 10000) from pg_stat_activity"
+                " where application_name = 'poolkeeper'"
+            )
+            assert [answer.status_code for answer in send("select 1")] == [200, 200]
+
+
 def test_a_connection_lost_in_the_middle_of_a_transaction(fragile):
     """Before COMMIT: nothing stands at /sql; elsewhere it was run again."""
     with Both(fragile) as both:

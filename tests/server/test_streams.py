@@ -2,6 +2,7 @@
 
 import json
 import socket
+import time
 
 import psutil
 
@@ -56,7 +57,10 @@ def test_a_reader_that_stops_reading_fills_no_memory_and_keeps_no_connection(ser
         )
         assert sock.recv(100).startswith(b"HTTP/1.1 200 ")
         until(lambda: active(server.database_url, "'unread'"))
+        begun = time.monotonic()
         while active(server.database_url, "'unread'"):
             assert memory(server) - before < BOUND
+        # Two seconds were asked for; a busy machine gets some more.
+        assert time.monotonic() - begun < 10
         until(lambda: server.get("/health").json()["database"]["pool"]["active"] == 0)
     assert server.sql("select 1").status_code == 200

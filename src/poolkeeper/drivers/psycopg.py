@@ -140,6 +140,12 @@ class PsycopgSession:
             self._loop.remove_reader(self._watch.fileno())
 
     def _readable(self) -> None:
+        watch = self._watch
+        if watch.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            # libuv tells of an error once, and then no more of this socket. Asking has cleared it:
+            # behind what is left to read there is the end of the stream.
+            self._loop.remove_reader(watch.fileno())
+            self._loop.add_reader(watch.fileno(), self._readable)
         if self._arrived is not None:
             self._arrived()
             return

@@ -123,7 +123,7 @@ class Exchange:
         session._cleaned = cleaned
         if self._release_at_end:
             self._guard.cancel()
-            release(self._lease)
+            _release(self._lease)
 
     def release_at_end(self, seconds: float) -> None:
         """Give the connection back when the exchange is over; cut it off after ``seconds``."""
@@ -171,38 +171,49 @@ class Exchange:
 
 def is_half_read(conn: Any) -> bool:
     """Whether somebody left in the middle of an answer, so that nobody can use the connection."""
-    if isinstance(conn, PooledPsycopgConnection):
-        if _is_going_on(conn):
-            return False
-        conn = conn._con
-    return bool(conn.pgconn.transaction_status == pq.TransactionStatus.ACTIVE)
+    if is_going_on(conn):
+        return False
+    status = _psycopgs(conn).pgconn.transaction_status
+    return bool(status == pq.TransactionStatus.ACTIVE)
 
 
-def give_back(lease: Any, seconds: float) -> None:
+def is_going_on(conn: Any) -> bool:
+    """Whether the last exchange on a borrowed connection has not ended yet."""
+    exchange = _exchange_of(conn)
+    return exchange is not None and exchange.going_on
+
+
+def give_back(conn: Any, seconds: float) -> None:
     """Return a borrowed connection to its pool, now or when its last exchange is over.
 
     Never waits. After ``seconds`` an exchange is cut off, and its connection with it.
     """
-    if _is_going_on(lease):
-        lease._slot.connection._exchange.release_at_end(seconds)
+    exchange = _exchange_of(conn)
+    if exchange is not None and exchange.going_on:
+        exchange.release_at_end(seconds)
     else:
-        release(lease)
+        _release(conn)
 
 
-def release(lease: Any) -> None:
-    """Return a borrowed connection to its pool; see ``Pool.release``."""
-    lease._pool.release(lease)
-
-
-def backend_pid(lease: Any) -> int:
-    """The server process behind a borrowed connection."""
-    pid: int = lease._con.pgconn.backend_pid
+def backend_pid(conn: Any) -> int:
+    """The server process behind a connection."""
+    pid: int = _psycopgs(conn).pgconn.backend_pid
     return pid
 
 
-def _is_going_on(lease: PooledPsycopgConnection) -> bool:
-    session: PsycopgSession | None = lease._slot.connection
-    if session is None or lease._slot.borrow is not lease:
-        return False
-    exchange = session._exchange
-    return exchange is not None and exchange.going_on
+def _release(lease: Any) -> None:
+    lease._pool.release(lease)
+
+
+def _psycopgs(conn: Any) -> Any:
+    """The connection itself: what goes through the lease is taken for a use of it."""
+    return conn._con if isinstance(conn, PooledPsycopgConnection) else conn
+
+
+def _exchange_of(conn: Any) -> Exchange | None:
+    if not isinstance(conn, PooledPsycopgConnection):
+        return None
+    session: PsycopgSession | None = conn._slot.connection
+    if session is None or conn._slot.borrow is not conn:
+        return None
+    return session._exchange

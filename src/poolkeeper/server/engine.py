@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import psycopg
 
-from poolkeeper.drivers.psycopg_exchange import backend_pid, give_back
+from poolkeeper.drivers.psycopg_exchange import backend_pid, give_back, is_going_on
 from poolkeeper.exceptions import PoolClosedError, PoolTimeoutError, TransactionTimeoutError
 from poolkeeper.server.answers import situation
 from poolkeeper.server.body import read_body, time_limit
@@ -54,6 +54,9 @@ _log = logging.getLogger("poolkeeper.server")
 
 # nginx's number for a client that left before the answer; nobody receives it, the log shows it.
 CLIENT_CLOSED_REQUEST = 499
+
+# Until what has arrived on sockets has been looked at: one turn finds it, the next one acts.
+_TURNS = 3
 
 # How long the end of a stream that failed is offered to its reader.
 _LAST_WORDS = 2.0
@@ -253,7 +256,10 @@ class Engine:
         try:
             return await self._borrow(visit, use)
         except NothingSentError:
-            # It had died in the pool unnoticed; the next one is a fresh start.
+            # It had died in the pool unnoticed; the next one is a fresh start, once the event loop
+            # has looked at the sockets of all others, which may have died with it.
+            for _ in range(_TURNS):
+                await asyncio.sleep(0)
             return await self._borrow(visit, use)
 
     def turn(self, visit: Visit) -> AbstractAsyncContextManager[None]:
@@ -282,7 +288,11 @@ class Engine:
             result = await use(conn)
         finally:
             timing["db"] = timing.get("db", 0.0) + time.perf_counter() - acquired
-            give_back(conn, self.pool.config.reset_timeout)
+            if is_going_on(conn):
+                # It is being cleaned, and goes back by itself.
+                give_back(conn, self.pool.config.reset_timeout)
+            else:
+                await self.pool.release(conn)
             self.pace.released()
         if visit.leaving.done():
             raise ClientGoneError

@@ -12,6 +12,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from poolkeeper.server.door import refusal
+from poolkeeper.server.system import bytes_in_flight
 
 if TYPE_CHECKING:
     import asyncio
@@ -245,7 +246,7 @@ class _Guarded(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._unread_before = self.unread()
+        self._unread_before = self._untaken()
         self._stall = self.loop.call_later(self.door.stall_seconds, self._look_at_reader)
         self.door.slow(self)
 
@@ -254,7 +255,7 @@ class _Guarded(HttpToolsProtocol):
         super().resume_writing()
 
     def unread(self) -> int:
-        """Bytes of answers that the client has not taken."""
+        """Bytes of answers that wait in this process."""
         return self.transport.get_write_buffer_size()
 
     def cut(self) -> None:
@@ -262,8 +263,12 @@ class _Guarded(HttpToolsProtocol):
         self._caught_up()
         self.transport.abort()
 
+    def _untaken(self) -> int:
+        """With what the system holds: it makes no room for more before much of that is gone."""
+        return self.unread() + bytes_in_flight(self.transport.get_extra_info("socket"))
+
     def _look_at_reader(self) -> None:
-        unread = self.unread()
+        unread = self._untaken()
         if self._unread_before - unread < self.door.least_progress:
             self.door.refused["slow-reader"] += 1
             self.cut()

@@ -44,6 +44,8 @@ _log = logging.getLogger("poolkeeper.server")
 
 # What responses may still need after the pool is closed: all work is done by then.
 _LAST_BYTES = 2.0
+# From the closed listener to the closed connections: a request on its way arrives by then.
+_LAST_REQUESTS = 0.2
 _LONGEST_BEAT = 0.5
 
 
@@ -75,6 +77,15 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close the listener first: whoever was let in may be about to ask, and gets an answer."""
+        for server in self.servers:
+            server.close()
+        for sock in sockets or []:
+            sock.close()
+        await asyncio.sleep(_LAST_REQUESTS)
+        await super().shutdown(sockets)
 
 
 async def serve(

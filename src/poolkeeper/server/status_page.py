@@ -69,7 +69,7 @@ def _pool(parts: Parts, statistics: PoolStatistics) -> dict[str, Any]:
     return {
         "database": statistics.pool,
         "cl_active": statistics.active_connections,
-        "cl_waiting": statistics.waiting_requests,
+        "cl_waiting": statistics.waiting_requests + parts.limits.waiting,
         "sv_active": statistics.active_connections,
         "sv_idle": statistics.idle_connections,
         "sv_used": statistics.resetting_connections,

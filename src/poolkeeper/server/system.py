@@ -6,9 +6,15 @@ import contextlib
 import ctypes
 import logging
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import socket
 
 if sys.platform != "win32":
+    import fcntl
     import resource
+    import termios
 
 _log = logging.getLogger("poolkeeper.server")
 
@@ -49,3 +55,13 @@ def give_memory_back() -> None:
     """
     with contextlib.suppress(AttributeError, OSError, TypeError):
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE)
+
+
+def bytes_in_flight(sock: socket.socket | None) -> int:
+    """What the system has taken for a peer and the peer has not confirmed; 0 if it does not say."""
+    if sys.platform == "win32" or sock is None:
+        return 0
+    with contextlib.suppress(OSError):
+        answer = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4))
+        return int.from_bytes(answer, sys.byteorder)
+    return 0

@@ -48,7 +48,7 @@ SINGLE = Kind("sql", "/sql", 1)
 BATCH = Kind("batch", "/sql", 2)
 QUERY = Kind("query", "/v1/query", 1, keyed=True)
 TRANSACTION = Kind("transaction", "/v1/transaction", 2, keyed=True)
-KINDS = (SELECT, SINGLE, BATCH)
+KINDS = (SELECT, SINGLE, BATCH, QUERY, TRANSACTION)
 
 
 class Clients:
@@ -143,7 +143,7 @@ class Clients:
             await self._wait(number, answer)
             answer = await self.send(connection, kind, work)
         if answer.status == 502 and work.key:
-            await self._ask_about(connection, work)
+            await self.ask_about(connection, work)
         elif answer.status != 200:
             await self._wait(number, answer)
 
@@ -165,7 +165,7 @@ class Clients:
         self._news.set()
         return answer
 
-    async def _ask_about(self, connection: Connection, work: Work) -> None:
+    async def ask_about(self, connection: Connection, work: Work) -> None:
         """Ask the ledger until it knows: also while the database is away."""
         async with asyncio.timeout(4 * self._patience):
             while True:

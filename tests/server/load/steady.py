@@ -3,6 +3,7 @@
 import asyncio
 import math
 from dataclasses import dataclass
+from typing import Self
 
 from tests.server.load.http import Connection, HungError, NoAnswerError, RefusedError
 from tests.server.load.judge import HUNG, LOST, REFUSED
@@ -52,7 +53,7 @@ class Steady:
         self._seen: list[tuple[float, float, int | str]] = []
         self._tasks: list[asyncio.Task[None]] = []
 
-    async def __aenter__(self) -> "Steady":
+    async def __aenter__(self) -> Self:
         self._tasks = [asyncio.create_task(self._client()) for _ in range(self._number)]
         return self
 

@@ -31,7 +31,8 @@ from poolkeeper.server.work import begin_statement
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from psycopg.pq.abc import PGresult
+    from psycopg.abc import PQGen
+    from psycopg.pq.abc import PGconn, PGresult
 
     from poolkeeper.server.engine import Engine, Visit
     from poolkeeper.server.execute import Connection
@@ -177,10 +178,8 @@ async def _results(conn: Connection, query: Query) -> AsyncGenerator[PGresult]:
             pgconn.set_chunked_rows_mode(_ROWS_AT_ONCE)
             await conn.wait(generators.send(pgconn))
             answered = False
-            while (result := await conn.wait(generators.fetch(pgconn))) is not None:
+            while (result := await conn.wait(_next(pgconn))) is not None:
                 answered = True
-                if result.status == pq.ExecStatus.FATAL_ERROR:
-                    raise psycopg.errors.error_from_result(result)
                 if result.status in _COPY_STATES:
                     session_of(conn).abort()
                     raise CopyRefusedError
@@ -192,6 +191,14 @@ async def _results(conn: Connection, query: Query) -> AsyncGenerator[PGresult]:
         if error.diag.severity_nonlocalized != "ERROR":
             raise OutcomeUnknownError(str(error)) from error
         raise
+
+
+def _next(pgconn: PGconn) -> PQGen[PGresult | None]:
+    """The next few rows; an error is raised in here, where the connection learns of it."""
+    result: PGresult | None = yield from generators.fetch(pgconn)
+    if result is not None and result.status == pq.ExecStatus.FATAL_ERROR:
+        raise psycopg.errors.error_from_result(result)
+    return result
 
 
 def _describe(result: PGresult) -> tuple[Field, ...]:

@@ -1,7 +1,7 @@
 // Puts the page together: events come in, the page is drawn anew once per second.
 
 import { SPECS, Chart } from "./charts.js";
-import { closeGate, currentToken, openGate, setUpActions, setUpGate, setUpTheme } from "./controls.js";
+import { authorization, closeGate, hasToken, openGate, setUpActions, setUpGate, setUpTheme } from "./controls.js";
 import { byId, icon, make, reconcile, setText } from "./dom.js";
 import { age } from "./format.js";
 import { History } from "./history.js";
@@ -67,7 +67,7 @@ const takers = {
 };
 
 const stream = new Stream("/dashboard/events", {
-  token: currentToken,
+  headers: authorization,
   onEvent: (name, data) => takers[name]?.(data),
   onOpen() {
     down = null;
@@ -89,7 +89,7 @@ const stream = new Stream("/dashboard/events", {
     byId("banner").hidden = true;
     link("wait", "locked");
     document.title = "poolkeeper";
-    openGate(status === 403 ? { detail } : { wrong: Boolean(currentToken()) });
+    openGate(status === 403 ? { detail } : { wrong: hasToken() });
   },
 });
 
@@ -157,7 +157,7 @@ function drawFirstSteps(now) {
   const card = byId("first-steps");
   card.hidden = now.totals.requests > 0 || now.running_total > 0;
   if (card.hidden || byId("curl").textContent) return;
-  const auth = currentToken() ? ` -H "Authorization: Bearer $POOLKEEPER_TOKEN"` : "";
+  const auth = hasToken() ? ` -H "Authorization: Bearer $POOLKEEPER_TOKEN"` : "";
   setText(byId("curl"), `curl -s ${location.origin}/sql${auth} -d '{"query": "select now()"}'`);
   setText(byId("endpoint"), `${location.origin}/sql`);
   byId("copy").hidden = !navigator.clipboard;

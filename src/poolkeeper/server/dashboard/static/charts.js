@@ -3,7 +3,7 @@
 import { make, reconcile, setText } from "./dom.js";
 import { clock, count, duration, rate } from "./format.js";
 
-const HEIGHT = 172;
+const HEIGHT = 150;
 
 const percent = (share) => `${share >= 0.9995 || share === 0 ? share * 100 : (share * 100).toFixed(1)} %`;
 
@@ -46,7 +46,7 @@ export const SPECS = {
       { name: "succeeded", from: ["succeeded"], color: "good" },
       { name: "client errors (4xx)", from: ["client_errors"], color: "client" },
       { name: "not executed (503)", from: ["not_executed"], color: "refused" },
-      { name: "server errors (502, 500)", from: ["server_errors"], color: "bad" },
+      { name: "failed (502, 500)", from: ["server_errors"], color: "bad" },
     ],
     format: rate,
     top: (highest) => Math.max(1, highest * 1.1),

@@ -3,11 +3,16 @@
 import { byId, setText } from "./dom.js";
 
 const TOKEN = "poolkeeper.token";
-const THEME = "poolkeeper.theme";
 
-let token = read(sessionStorage, TOKEN);
+let token = read();
 
-export const currentToken = () => token;
+export const hasToken = () => token !== null;
+
+/** What shows the token to the server. A header carries bytes: those of UTF-8, one per character. */
+export function authorization() {
+  if (token === null) return {};
+  return { Authorization: `Bearer ${String.fromCharCode(...new TextEncoder().encode(token))}` };
+}
 
 /** Ask for the token; `use` is called once there is one to try. */
 export function setUpGate(use) {
@@ -15,19 +20,14 @@ export function setUpGate(use) {
     event.preventDefault();
     const given = byId("gate-token").value.trim();
     if (!given) return;
-    // a header cannot carry what is not Latin-1; no token of this server is
-    if (/[^\x21-\x7e]/.test(given)) {
-      setText(byId("gate-error"), "A token has no spaces and no letters beyond ASCII. Look at what you have pasted.");
-      return;
-    }
     token = given;
-    write(sessionStorage, TOKEN, given);
+    keep(given);
     setText(byId("gate-error"), "");
     use();
   });
   byId("forget").addEventListener("click", () => {
     token = null;
-    write(sessionStorage, TOKEN, null);
+    keep(null);
     location.reload();
   });
 }
@@ -35,7 +35,7 @@ export function setUpGate(use) {
 export function openGate({ wrong, detail }) {
   if (wrong) {
     token = null;
-    write(sessionStorage, TOKEN, null);
+    keep(null);
   }
   const error = byId("gate-error");
   setText(error, detail ?? (wrong ? "The server does not know this token. Check it and try again." : ""));
@@ -54,20 +54,12 @@ export function closeGate() {
   if (had) byId("main").focus();
 }
 
-/** The system's colours until somebody presses the button; `changed` is called for either. */
+/** The button of theme.js; `changed` is called when the colours are others. */
 export function setUpTheme(changed) {
-  const button = byId("theme");
-  const system = matchMedia("(prefers-color-scheme: dark)");
-  const isDark = () => (document.documentElement.dataset.theme ?? (system.matches ? "dark" : "light")) === "dark";
-  const show = () => button.setAttribute("aria-pressed", String(isDark()));
-  button.addEventListener("click", () => {
-    const theme = isDark() ? "light" : "dark";
-    document.documentElement.dataset.theme = theme;
-    write(localStorage, THEME, theme);
-    show();
-    changed();
-  });
-  system.addEventListener("change", () => {
+  const root = document.documentElement;
+  const show = () => byId("theme").setAttribute("aria-pressed", String(root.dataset.theme === "dark"));
+  byId("theme").addEventListener("click", () => root.dispatchEvent(new Event("themetoggle")));
+  root.addEventListener("themechange", () => {
     show();
     changed();
   });
@@ -128,8 +120,7 @@ export function setUpActions(say) {
 
 async function order(path) {
   try {
-    const headers = token ? { Authorization: `Bearer ${token}` } : {};
-    const response = await fetch(path, { method: "POST", headers, credentials: "omit" });
+    const response = await fetch(path, { method: "POST", headers: authorization(), credentials: "omit" });
     if (response.ok) return null;
     const problem = await response.json().catch(() => ({}));
     return problem.detail ?? `The server answered ${response.status}.`;
@@ -138,19 +129,19 @@ async function order(path) {
   }
 }
 
-function read(storage, key) {
+function read() {
   try {
-    return storage.getItem(key);
+    return sessionStorage.getItem(TOKEN);
   } catch {
     return null;
   }
 }
 
-function write(storage, key, value) {
+function keep(value) {
   try {
-    if (value === null) storage.removeItem(key);
-    else storage.setItem(key, value);
+    if (value === null) sessionStorage.removeItem(TOKEN);
+    else sessionStorage.setItem(TOKEN, value);
   } catch {
-    // without storage the choice lasts as long as the page
+    // without storage the token lasts as long as the page
   }
 }

@@ -7,7 +7,7 @@ const LONGEST_PAUSE_MS = 5000;
 export class Stream {
   /**
    * @param {string} url
-   * @param {{token: () => string | null, onEvent: (name: string, data: any) => void,
+   * @param {{headers: () => object, onEvent: (name: string, data: any) => void,
    *          onOpen: () => void, onDown: (down: {since: number, next: number}) => void,
    *          onRefused: (status: number, detail: string) => void}} hooks
    */
@@ -44,9 +44,8 @@ export class Stream {
     const abort = new AbortController();
     let timer = setTimeout(() => abort.abort(), SILENCE_MS);
     try {
-      const token = this.hooks.token();
       const response = await fetch(this.url, {
-        headers: token ? { Authorization: `Bearer ${token}` } : {},
+        headers: this.hooks.headers(),
         cache: "no-store",
         credentials: "omit",
         signal: abort.signal,
