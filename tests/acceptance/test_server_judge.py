@@ -47,6 +47,8 @@ TOLD_WRONGLY = {
     "no answer, and done": (one(answer(LOST)), {1: 1}, LOST),
     "hung": (one(answer(HUNG)), {}, HUNG),
     "refused": (one(answer(REFUSED)), {}, REFUSED),
+    "504 that was done": (one(answer(504, "rolled_back")), {1: 1}, "answered with 504, and done"),
+    "504 that does not commit itself": (one(answer(504)), {}, "504 with outcome"),
     "503 that does not commit itself": (one(answer(503, "unknown")), {}, "503 with outcome"),
     "502 that claims to know": (one(answer(502, "not_executed")), {}, "502 with outcome"),
 }

@@ -27,7 +27,7 @@ REQUEST_SECONDS = 8.0
 PATIENCE = REQUEST_SECONDS + 12.0
 """Of a client: a request may end by its deadline, then a cancel by its own; with slack."""
 FLAT_MIB = 8.0
-"""What memory may grow by: less than 1 KiB for each request of a run."""
+"""What caches and the allocator may still take after the warm-up, whatever the length of a run."""
 
 ENV = {
     # so that waiting for the end of a short outage, and giving up in a long one, are both seen

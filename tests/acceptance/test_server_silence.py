@@ -25,6 +25,8 @@ SLACK_SECONDS = 3.0
 """For a machine that is busy with something else."""
 LONGEST = REQUEST_SECONDS + CANCEL_SECONDS + SLACK_SECONDS
 
+AT_THE_DEADLINE = frozenset({400, 504})
+"""At ``/sql`` and elsewhere, for a transaction that was not to be committed any more by then."""
 AT_WORK = (
     "select count(*) from pg_stat_activity"
     " where state = 'active' and query like '%''caught''%' and pid <> pg_backend_pid()"
@@ -104,7 +106,7 @@ async def test_a_silent_database_costs_no_request_more_than_its_deadline(
         noticed=[round(record["detection_time_seconds"], 3) for record in lost],
         recovery_ms=round(1000 * (first - silence_ends)),
     )
-    assert judge(clients.works, found) == []
+    assert judge(clients.works, found, tolerated=AT_THE_DEADLINE) == []
     assert longest < LONGEST
     told = waiting.result()
     assert (told.status, told.outcome) == (502, "unknown")

@@ -248,19 +248,25 @@ async def test_a_client_that_leaves_takes_its_statement_along(framework, postgre
 async def test_a_client_that_leaves_changes_nothing_otherwise(postgres, admin):
     """The work goes on, as ASGI servers have it."""
     await admin.execute("create table done (work int); select pg_advisory_lock(1)")
-    work = "insert into done select 1 from (select pg_advisory_xact_lock(1)) as waited"
-    endpoints = {"/": answers(lambda pool: pool.execute(work))}
-    async with serving(make_app("starlette", make_pool(postgres.url), endpoints)) as client:
+    ended = []
+
+    async def work(pool):
+        try:
+            await pool.execute("insert into done select 1 from pg_advisory_xact_lock(1)")
+            ended.append("done")
+        except asyncio.CancelledError:
+            ended.append("cancelled")
+            raise
+
+    app = make_app("starlette", make_pool(postgres.url), {"/": answers(work)})
+    async with serving(app) as client:
         asking = asyncio.create_task(client.post("/"))
         await eventually(running(admin))
         asking.cancel()
-        await asyncio.wait({asking})
+        await eventually(lambda: not client.server.server_state.connections)
         await admin.execute("select pg_advisory_unlock(1)")
-
-        async def done():
-            return await admin.fetchval("select count(*) from done") == 1
-
-        await eventually(done)
+        await eventually(lambda: ended)
+    assert ended == ["done"]
 
 
 @pytest.mark.asyncio

@@ -33,6 +33,7 @@ def transaction(server, *statements, key=None, **members):
 def outcome(server, key):
     answer = server.get(f"/v1/transactions/{key}")
     assert answer.status_code == 200, answer.text
+    assert answer.headers["cache-control"] == "no-store"
     return answer.json()["outcome"]
 
 

@@ -1,7 +1,9 @@
 """No secret that a client sends is ever shown to anybody."""
 
+import contextlib
 import json
 import signal
+import uuid
 
 import pytest
 
@@ -24,17 +26,33 @@ admin = true
 """
 
 
-@pytest.fixture
-def guarded(postgres_server, tmp_path):
+@contextlib.contextmanager
+def serving(postgres_server, folder):
     """A server that asks for tokens, with everything logged."""
-    path = tmp_path / "tokens.toml"
+    path = folder / "tokens.toml"
     path.write_text(FILE, encoding="utf-8")
     path.chmod(0o600)
-    url = postgres_server.create_database("secrets_guarded")
+    name = f"secrets_{uuid.uuid4().hex}"
+    url = postgres_server.create_database(name)
     options = ("--port=0", f"--token-file={path}", "--slow-query=0")
     with ServerProcess(*options, database_url=url) as process:
         process.token_file = path
+        process.database = name
         yield process.start()
+
+
+@pytest.fixture
+def ending(postgres_server, tmp_path):
+    """A server that the test ends."""
+    with serving(postgres_server, tmp_path) as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def guarded(postgres_server, tmp_path_factory):
+    """A server for the tests that only ask."""
+    with serving(postgres_server, tmp_path_factory.mktemp("tokens")) as process:
+        yield process
 
 
 def attempts(database):
@@ -44,32 +62,34 @@ def attempts(database):
             yield {"Neon-Connection-String": f"postgresql://postgres:{password}@{tail}"}
         yield {"Neon-Connection-String": f"postgresql://other:{password}@host/{database}"}
         yield {"Neon-Connection-String": password}
+        if not password:
+            continue
         yield {"Authorization": f"Bearer {password}"}
         yield {"Authorization": f"Basic {password}"}
         yield {"Authorization": password}
 
 
-def test_secrets_appear_nowhere(guarded):
+def test_secrets_appear_nowhere(ending):
     """Not in an answer, the log, /status, /metrics or what the dashboard shows."""
     shown = []
     statuses = set()
-    for headers in attempts("secrets_guarded"):
+    for headers in attempts(ending.database):
         for statement in ("select 1", "selec 1"):
-            answer = guarded.sql(statement, headers=headers)
+            answer = ending.sql(statement, headers=headers)
             shown.append(answer.text)
             statuses.add(answer.status_code)
-        answer = guarded.client.post(f"{guarded.url}/v1/query", content=b"{", headers=headers)
+        answer = ending.client.post(f"{ending.url}/v1/query", content=b"{", headers=headers)
         shown.append(answer.text)
-        shown.append(guarded.get("/nowhere", headers=headers).text)
-        shown.append(guarded.get("/metrics", headers=headers).text)
+        shown.append(ending.get("/nowhere", headers=headers).text)
+        shown.append(ending.get("/metrics", headers=headers).text)
     assert statuses == {200, 400}
     operator = {"Authorization": f"Bearer {ADMIN}"}
     for path in ("/status", "/metrics", "/health", "/readyz?verbose", "/", "/openapi.json"):
-        answer = guarded.get(path, headers=operator)
+        answer = ending.get(path, headers=operator)
         assert answer.status_code == 200, path
         shown.append(answer.text)
-    guarded.signal()
-    _code, log = guarded.end()
+    ending.signal()
+    _code, log = ending.end()
     assert '"token": "web"' in log, "the log names who it was"
     for text in (*shown, log):
         for secret in (TOKEN, ADMIN, WRONG, ENCODED):
@@ -77,25 +97,25 @@ def test_secrets_appear_nowhere(guarded):
         assert "5Ecret" not in text
 
 
-def test_tokens_are_read_again_on_a_signal(guarded):
+def test_tokens_are_read_again_on_a_signal(ending):
     """A new secret is used at once, and the old one is worth nothing; a mistake changes nothing."""
 
     def status(secret):
         headers = {"Authorization": f"Bearer {secret}"}
-        return guarded.sql("select 1", headers=headers).status_code
+        return ending.sql("select 1", headers=headers).status_code
 
     assert status(TOKEN) == 200
-    guarded.token_file.write_text("[[token]]\n", encoding="utf-8")
-    guarded.signal(signal.SIGHUP)
-    guarded.wait_for("tokens_not_reloaded")
+    ending.token_file.write_text("[[token]]\n", encoding="utf-8")
+    ending.signal(signal.SIGHUP)
+    ending.wait_for("server_reload_failed")
     assert status(TOKEN) == 200
     fresh = "tok-5Ecret-that-is-new"
-    guarded.token_file.write_text(FILE.replace(TOKEN, fresh), encoding="utf-8")
-    guarded.signal(signal.SIGHUP)
+    ending.token_file.write_text(FILE.replace(TOKEN, fresh), encoding="utf-8")
+    ending.signal(signal.SIGHUP)
     until(lambda: status(fresh) == 200)
     assert status(TOKEN) == 400
-    guarded.signal()
-    assert "5Ecret" not in json.dumps(guarded.end()[1])
+    ending.signal()
+    assert "5Ecret" not in json.dumps(ending.end()[1])
 
 
 @pytest.mark.parametrize("path", ["/status", "/metrics", "/admin/pause", "/v1/query", "/sql"])

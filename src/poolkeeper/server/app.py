@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from poolkeeper.server.lifecycle import Lifecycle
     from poolkeeper.server.settings import ServerSettings
 
+_ASKED_FOR_MOST = frozenset({"/sql", "/v1/query"})
 _ASKED_FOR_ALL_DAY = frozenset({"/livez", "/readyz", "/startupz", "/health", "/metrics"})
 
 
@@ -59,13 +60,14 @@ def build_app(
     engine = Engine(parts)
     probes = Probes(pool, lifecycle, settings)
 
-    sql = SqlEndpoint(engine)
+    statements = [Route("/sql", SqlEndpoint(engine), methods=["POST"]), *api_routes(engine)]
+    short = {route.path: route.endpoint for route in statements if route.path in _ASKED_FOR_MOST}
     app = Application(
         # Answers to web pages of others need what only the long way adds.
-        shortcuts={} if settings.cors_origins else {"/sql": sql},
+        shortcuts={} if settings.cors_origins else short,
         frame=partial(_frame, metrics=metrics, settings=settings),
         routes=[
-            Route("/sql", sql, methods=["POST"]),
+            *statements,
             Route("/sql", preflight, methods=["OPTIONS"]),
             Route("/health", probes.health),
             Route("/livez", probes.live),
@@ -73,7 +75,6 @@ def build_app(
             Route("/startupz", probes.started),
             Route("/v1", _no_websocket),
             Route("/v2", _no_websocket),
-            *api_routes(engine),
             *admin_routes(parts),
             *dashboard_routes(parts),
         ],

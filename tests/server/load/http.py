@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+IDLE_SECONDS = 3.0
+"""A connection left alone for longer is not used again: the server may be about to close it."""
+
 
 class RefusedError(Exception):
     """Nobody listens: the request was not sent."""
@@ -43,6 +46,7 @@ class Connection:
         self._host = parts.hostname
         self._port = parts.port
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self._used_at = 0.0
 
     async def ask(
         self,
@@ -76,6 +80,7 @@ class Connection:
             writer.write(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
             await writer.drain()
             response = await _read(reader)
+            self._used_at = asyncio.get_running_loop().time()
         except (OSError, EOFError) as error:
             await self.close()
             raise NoAnswerError(f"{method} {path}: {error!r}") from error
@@ -84,7 +89,7 @@ class Connection:
         return response
 
     async def _open(self):
-        if self._streams is not None and self._streams[0].at_eof():
+        if self._streams is not None and (self._streams[0].at_eof() or self._is_stale()):
             await self.close()
         if self._streams is None:
             try:
@@ -92,6 +97,9 @@ class Connection:
             except OSError as error:
                 raise RefusedError(str(error)) from error
         return self._streams
+
+    def _is_stale(self) -> bool:
+        return asyncio.get_running_loop().time() - self._used_at > IDLE_SECONDS
 
     async def close(self) -> None:
         """Close it; the next request opens another."""

@@ -92,15 +92,23 @@ def _problems(work, found, tolerated):
         yield "said to be committed, and is not there"
     if work.verdict == "aborted" and times:
         yield "said to be aborted, and is there"
-    if work.verdict is None and statuses <= {503, REFUSED} and times:
-        yield "answered with 503, and done"
+    if work.verdict is None and times and all(_not_done(answer) for answer in work.answers):
+        yield f"answered with {_words(statuses)}, and done"
+
+
+def _not_done(answer):
+    return answer.status == REFUSED or answer.outcome in NOT_EXECUTED
+
+
+def _words(statuses):
+    return ", ".join(sorted(map(str, statuses)))
 
 
 def _unfit(answer, tolerated):
     if answer.status not in {200, 502, 503} | tolerated:
         yield f"{answer.status}: {answer.message}"
-    if answer.status == 503 and answer.outcome not in NOT_EXECUTED:
-        yield f"503 with outcome {answer.outcome}"
+    if answer.status in {400, 503, 504} and answer.outcome not in NOT_EXECUTED:
+        yield f"{answer.status} with outcome {answer.outcome}"
     if answer.status == 502 and answer.outcome != "unknown":
         yield f"502 with outcome {answer.outcome}"
 

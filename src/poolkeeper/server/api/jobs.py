@@ -223,4 +223,5 @@ class OutcomeJob:
                 outcome = await engine.pool.transaction_outcome(
                     self._transaction, timeout=visit.left()
                 )
+        visit.response_headers.append((b"cache-control", b"no-store"))
         return f'{{"transaction_id":"{self._transaction}","outcome":"{outcome.value}"}}'.encode()

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 from dataclasses import asdict
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from poolkeeper import __version__
@@ -24,6 +25,8 @@ _MOST_RUNNING = 50
 _MOST_FINISHED = 50
 # A page takes the server for hung after five times this without a word.
 _LONGEST_SILENCE = 1.0
+# The same statements and messages come again and again, and looking through one takes a while.
+_TEXTS_REMEMBERED = 512
 # The exit waits for open pages this long at most, when the last connection is closed.
 _LAST_LOOK = 0.1
 
@@ -38,6 +41,7 @@ class Feed:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._sampler = Sampler(parts.pool, parts.activity)
+        self._without_secrets = lru_cache(_TEXTS_REMEMBERED)(secrets_of(parts).clean)
         self._news = asyncio.Event()
         self._built_for = -1
         self._built_from: dict[str, Any] = {}
@@ -120,9 +124,21 @@ class Feed:
             self._offer(name, [asdict(one) for one in reversed(latest)])
 
     def _offer(self, name: str, content: Any) -> None:
-        event = _event(name, secrets_of(self._parts).clean(content))
+        event = _event(name, self._clean(content))
         if self._events.get(name) != event:
             self._events[name] = event
+
+    def _clean(self, content: Any) -> Any:
+        """The same without secrets. Names of facts are ours, and numbers tell none."""
+        match content:
+            case str():
+                return self._without_secrets(content)
+            case dict():
+                return {name: self._clean(value) for name, value in content.items()}
+            case list():
+                return [self._clean(value) for value in content]
+            case _:
+                return content
 
     async def _now(self) -> dict[str, Any]:
         parts = self._parts

@@ -35,7 +35,7 @@ export function judge({ now, latest, queueing, outages, down, at }) {
     return { key: "starting", level: "wait", icon: "wait", title: "Starting", text: "The server opens its first connections.", facts: errorFact(now) };
   }
   const outage = outages.find((one) => one.ended_at === null);
-  if (now.health.status === "unhealthy") return databaseDown(now, latest, outage, at);
+  if (now.health.status === "unhealthy") return databaseDown(now, outage, at);
   if (now.state === "paused") {
     return {
       key: "paused",
@@ -89,7 +89,7 @@ export function judge({ now, latest, queueing, outages, down, at }) {
   };
 }
 
-function databaseDown(now, latest, outage, at) {
+function databaseDown(now, outage, at) {
   const { database } = now.health;
   const since = outage?.began_at ?? at - (database.outage_seconds ?? 0);
   const lasted = at - since;
@@ -109,10 +109,9 @@ function databaseDown(now, latest, outage, at) {
       [
         "Clients get",
         left > 0
-          ? `a wait of up to ${age(Math.ceil(left))} more, then 503 (not executed)`
+          ? `up to ${age(Math.ceil(left))} more of waiting, then 503 (not executed)`
           : "503 at once (not executed), with Retry-After",
       ],
-      ["Waiting now", plural(latest.waiting, "request")],
     ],
     said: `Database unreachable: ${database.last_error ?? "no connection"}`,
   };
