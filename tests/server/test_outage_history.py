@@ -55,6 +55,16 @@ def test_an_outage_is_remembered_with_its_cause_and_end():
     ]
 
 
+def test_where_connections_just_broke_the_first_attempt_tells_why():
+    """The last one says how the server came back, not why it was gone."""
+    history = OutageHistory()
+    history(lost(error=None))
+    for attempt, error in enumerate([None, "refused", "starting up"], start=1):
+        history(ReconnectAttempt(pool="p", attempt=attempt, delay_seconds=0.1, error=error))
+    assert history.present.error == "refused"
+    assert history.present.last_error == "starting up"
+
+
 def test_only_the_latest_fifty_are_kept():
     """Memory does not grow with the years."""
     history = OutageHistory()

@@ -232,7 +232,7 @@ class SteadyPace(Pace):
 
 @pytest.mark.parametrize(
     ("per_second", "patience", "known"),
-    [(1000.0, 30.0, 1.0), (10.0, 1.0, 2.0), (2.0, 5.0, 10.0), (0.0, 5.0, 1.0)],
+    [(1000.0, 30.0, 1.0), (10.0, 1.0, 2.0), (2.0, 5.0, 10.0), (0.1, 5.0, 10.0), (0.0, 5.0, 1.0)],
 )
 def test_a_queue_says_when_it_will_be_short_enough(per_second, patience, known):
     """Thirty wait; who comes back then is served within what this one was ready to wait."""

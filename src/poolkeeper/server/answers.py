@@ -289,4 +289,9 @@ def _until_served(
     if error.snapshot is None or not per_second:
         return 0.0
     patience = getattr(error, "timeout", None) or 0.0
-    return max(1 / per_second, error.snapshot.waiting / per_second - patience)
+    seconds = max(1 / per_second, error.snapshot.waiting / per_second - patience)
+    return min(seconds, _LONGEST_FORECAST)
+
+
+# The pace is that of a few seconds; a forecast for minutes would be made up.
+_LONGEST_FORECAST = 10.0

@@ -31,7 +31,8 @@ class Outage:
         ended_at: Unix time at which it could work again; None while the outage goes on.
         seconds: How long it was; None while it goes on.
         cause: The kind of evidence, as in the event ``database_connection_lost``.
-        error: The failure behind it, without secrets.
+        error: The failure behind it, without secrets; where connections just broke, how the first
+            attempt to dial ended.
         detection_seconds: From the last sign of life to ``began_at``.
         connections_lost: How many connections it cost.
         attempts: How often the pool has dialled.
@@ -84,6 +85,7 @@ class OutageHistory:
                 )
             case ReconnectAttempt() if present:
                 present.attempts = event.attempt
+                present.error = present.error or event.error
                 present.last_error = event.error or present.last_error
             case FailoverDetected() if present:
                 present.failover = event.to_host

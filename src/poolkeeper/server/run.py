@@ -47,6 +47,8 @@ _LAST_BYTES = 2.0
 # From the closed listener to the closed connections: a request on its way arrives by then.
 _LAST_REQUESTS = 0.2
 _LONGEST_BEAT = 0.5
+# Far above any Retry-After: a connection must not be closed while its client waits to try again.
+_KEEP_ALIVE = 75
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,6 +174,7 @@ def _uvicorn_config(app: Starlette, door: Door, certificate: Certificate | None)
         access_log=False,
         server_header=False,
         proxy_headers=False,
+        timeout_keep_alive=_KEEP_ALIVE,
     )
     # uvicorn would read the files once; ours can be read again.
     config.load()

@@ -16,7 +16,7 @@ export function drawOutages(outages, { startedAt, at }) {
     const open = one.ended_at === null;
     setText(lasted, open ? `${age(at - one.began_at)} so far` : duration(one.seconds));
     node.classList.toggle("present", open);
-    const error = one.last_error ?? one.error ?? "";
+    const error = one.error ?? one.last_error ?? "";
     fillTwo(cause, causeInWords(one.cause), one.failover ? `${error} Served by ${one.failover} since.` : error);
     setText(detected, duration(one.detection_seconds));
     setText(lost, count(one.connections_lost));
