@@ -9,7 +9,8 @@
 #   make clean    remove .venv and caches
 
 PYTHON ?= python3
-PYTEST_ARGS ?= -n 2
+# most tests wait more than they compute: three at a time keep two cores busy
+PYTEST_ARGS ?= -n 3
 SERVE_ARGS ?=
 BENCH_ARGS ?=
 SEED ?=

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import os
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from psycopg import generators, pq, waiting
 
@@ -26,6 +26,22 @@ if TYPE_CHECKING:
 
 # psycopg looks at the socket that often even when the event loop reports nothing.
 _POLL_INTERVAL = 1.0
+
+
+class Cancellable(Protocol):
+    """A call that may still be called off."""
+
+    def cancel(self) -> None:
+        """Call it off."""
+        ...
+
+
+class Timers(Protocol):
+    """What can be asked to call later, such as an event loop."""
+
+    def call_later(self, delay: float, callback: Callable[[], object], /) -> Cancellable:
+        """Call ``callback`` after ``delay`` seconds."""
+        ...
 
 
 class Exchange:
@@ -125,10 +141,10 @@ class Exchange:
             self._guard.cancel()
             _release(self._lease)
 
-    def release_at_end(self, seconds: float) -> None:
+    def release_at_end(self, seconds: float, timers: Timers) -> None:
         """Give the connection back when the exchange is over; cut it off after ``seconds``."""
         self._release_at_end = True
-        self._guard = self._loop.call_later(seconds, self.cut)
+        self._guard = timers.call_later(seconds, self.cut)
 
     def can_be_cleaned_in_sql(self) -> bool:
         """Whether SQL would undo all that was done since the connection was lent.
@@ -183,14 +199,15 @@ def is_going_on(conn: Any) -> bool:
     return exchange is not None and exchange.going_on
 
 
-def give_back(conn: Any, seconds: float) -> None:
+def give_back(conn: Any, seconds: float, timers: Timers | None = None) -> None:
     """Return a borrowed connection to its pool, now or when its last exchange is over.
 
-    Never waits. After ``seconds`` an exchange is cut off, and its connection with it.
+    Never waits. After ``seconds`` an exchange is cut off, and its connection with it. ``timers``
+    are the event loop's, or cheaper ones.
     """
     exchange = _exchange_of(conn)
     if exchange is not None and exchange.going_on:
-        exchange.release_at_end(seconds)
+        exchange.release_at_end(seconds, timers or asyncio.get_running_loop())
     else:
         _release(conn)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.requests import Request
 from starlette.routing import Route
 
 from poolkeeper.server.access import Access
@@ -33,9 +34,10 @@ from poolkeeper.server.turned_away import ForbiddenError
 from poolkeeper.server.websocket import DETAIL, NoWebSocket
 
 if TYPE_CHECKING:
-    from starlette.requests import Request
+    from collections.abc import Awaitable, Callable
+
     from starlette.responses import Response
-    from starlette.types import ASGIApp
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
     from poolkeeper.manager import ConnectionPoolManager
     from poolkeeper.server.lifecycle import Lifecycle
@@ -61,7 +63,18 @@ def build_app(
     probes = Probes(pool, lifecycle, settings)
 
     statements = [Route("/sql", SqlEndpoint(engine), methods=["POST"]), *api_routes(engine)]
-    short = {route.path: route.endpoint for route in statements if route.path in _ASKED_FOR_MOST}
+    asked_all_day = {
+        "/health": probes.health,
+        "/livez": probes.live,
+        "/readyz": probes.ready,
+        "/startupz": probes.started,
+    }
+    short: dict[tuple[str, str], ASGIApp] = {
+        ("POST", route.path): route.endpoint
+        for route in statements
+        if route.path in _ASKED_FOR_MOST
+    }
+    short |= {("GET", path): _responder(probe) for path, probe in asked_all_day.items()}
     app = Application(
         # Answers to web pages of others need what only the long way adds.
         shortcuts={} if settings.cors_origins else short,
@@ -69,10 +82,7 @@ def build_app(
         routes=[
             *statements,
             Route("/sql", preflight, methods=["OPTIONS"]),
-            Route("/health", probes.health),
-            Route("/livez", probes.live),
-            Route("/readyz", probes.ready),
-            Route("/startupz", probes.started),
+            *[Route(path, probe) for path, probe in asked_all_day.items()],
             Route("/v1", _no_websocket),
             Route("/v2", _no_websocket),
             *admin_routes(parts),
@@ -98,6 +108,16 @@ def build_app(
 def _frame(app: ASGIApp, metrics: ServerMetrics, settings: ServerSettings) -> Frame:
     access_log = AccessLog(_ASKED_FOR_ALL_DAY) if settings.access_log else None
     return Frame(app, metrics=metrics, access_log=access_log, server_timing=settings.server_timing)
+
+
+def _responder(endpoint: Callable[[Request], Awaitable[Response]]) -> ASGIApp:
+    """An endpoint as an application, for the way past the router."""
+
+    async def respond(scope: Scope, receive: Receive, send: Send) -> None:
+        response = await endpoint(Request(scope))
+        await response(scope, receive, send)
+
+    return respond
 
 
 async def _no_websocket(_request: Request) -> Response:

@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 
 class Application(Starlette):
-    """An application in which ``POST`` to some paths comes past all but the frame.
+    """An application in which some requests come past all but the frame.
 
     The router and the middleware cost as much as a simple statement does. The same paths have
     routes, too, which answer other methods.
 
     Args:
-        shortcuts: What answers ``POST``, by path.
+        shortcuts: What answers, by method and path.
         frame: Puts around it what is around every endpoint.
         options: Starlette's.
     """
@@ -27,7 +27,7 @@ class Application(Starlette):
     def __init__(
         self,
         *,
-        shortcuts: Mapping[str, ASGIApp],
+        shortcuts: Mapping[tuple[str, str], ASGIApp],
         frame: Callable[[ASGIApp], ASGIApp],
         **options: Any,
     ) -> None:
@@ -37,8 +37,8 @@ class Application(Starlette):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
-        if scope["type"] == "http" and scope["method"] == "POST":
-            endpoint = self._shortcuts.get(scope["path"])
+        if scope["type"] == "http":
+            endpoint = self._shortcuts.get((scope["method"], scope["path"]))
             if endpoint is not None:
                 # As the router does, so that the request is counted under its path.
                 scope["endpoint"] = endpoint

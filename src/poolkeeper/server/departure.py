@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Self
 if TYPE_CHECKING:
     from starlette.types import Receive
 
+    from poolkeeper.server.timers import Timers
+
 # Most answers are there before anybody has to look whether they are still wanted.
 _LOOK_AFTER = 0.1
 
@@ -25,12 +27,11 @@ class Departure:
 
     __slots__ = ("_receive", "_timer", "_watch", "future")
 
-    def __init__(self, receive: Receive) -> None:
-        loop = asyncio.get_running_loop()
-        self.future: asyncio.Future[None] = loop.create_future()
+    def __init__(self, receive: Receive, timers: Timers) -> None:
+        self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._receive = receive
         self._watch: asyncio.Task[None] | None = None
-        self._timer = loop.call_later(_LOOK_AFTER, self._look)
+        self._timer = timers.call_later(_LOOK_AFTER, self._look)
 
     def _look(self) -> None:
         self._watch = asyncio.get_running_loop().create_task(self._wait())

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import psycopg
 
-from poolkeeper.drivers.psycopg_exchange import backend_pid, give_back, is_going_on
+from poolkeeper.drivers.psycopg_exchange import backend_pid, give_back
 from poolkeeper.exceptions import PoolClosedError, PoolTimeoutError, TransactionTimeoutError
 from poolkeeper.server.answers import situation
 from poolkeeper.server.body import read_body, time_limit
@@ -33,6 +33,7 @@ from poolkeeper.server.status import (
     ShutDownError,
     StartingError,
 )
+from poolkeeper.server.timers import Timers
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -153,6 +154,7 @@ class Engine:
 
     Attributes:
         in_flight: Transactions with an idempotency key that are being worked on.
+        timers: For what rarely happens to a request.
     """
 
     def __init__(self, parts: Parts) -> None:
@@ -161,6 +163,7 @@ class Engine:
         self.metrics = parts.metrics
         self.activity = parts.activity
         self.pace = Pace()
+        self.timers = Timers()
         self.in_flight: set[UUID] = set()
         self._identity = parts.identity
         self._limits = parts.limits
@@ -175,7 +178,7 @@ class Engine:
             self.admit(visit)
             job = dialect.parse(visit, await self._body(visit))
             visit.context.statement = job.statement[:STATEMENT_SHOWN]
-            visit.departure = Departure(receive)
+            visit.departure = Departure(receive, self.timers)
             visit.running = self.activity.begin(visit.context, dialect.route)
             body = await self._run(job, visit)
         except ClientGoneError:
@@ -213,6 +216,7 @@ class Engine:
             limit=self.settings.max_request_bytes,
             deadline=visit.deadline,
             seconds=visit.seconds,
+            timers=self.timers,
         )
 
     async def _run(self, job: Job, visit: Visit) -> bytes | None:
@@ -267,11 +271,16 @@ class Engine:
         patience = min(self.pool.config.timeout, visit.left())
         return self._limits.turn(visit.context.token, patience, visit.leaving)
 
-    async def _borrow(self, visit: Visit, use: Callable[[Connection], Awaitable[T]]) -> T:
+    def _borrow(self, visit: Visit, use: Callable[[Connection], Awaitable[T]]) -> Awaitable[T]:
         started = time.perf_counter()
         if visit.context.token is None:
             # Nobody to take turns with.
-            return await self._borrow_now(visit, use, started)
+            return self._borrow_now(visit, use, started)
+        return self._borrow_in_turn(visit, use, started)
+
+    async def _borrow_in_turn(
+        self, visit: Visit, use: Callable[[Connection], Awaitable[T]], started: float
+    ) -> T:
         async with self.turn(visit):
             return await self._borrow_now(visit, use, started)
 
@@ -279,7 +288,11 @@ class Engine:
         self, visit: Visit, use: Callable[[Connection], Awaitable[T]], started: float
     ) -> T:
         timing = visit.context.timing
-        conn = await self._acquire(visit)
+        leaving = visit.leaving
+        config = self.pool.config
+        # For as long as the client waits.
+        with WhileWanted(leaving):
+            conn: Connection = await self.pool.acquire(timeout=min(config.timeout, visit.left()))
         acquired = time.perf_counter()
         timing["queue"] = timing.get("queue", 0.0) + acquired - started
         try:
@@ -288,22 +301,12 @@ class Engine:
             result = await use(conn)
         finally:
             timing["db"] = timing.get("db", 0.0) + time.perf_counter() - acquired
-            if is_going_on(conn):
-                # It is being cleaned, and goes back by itself.
-                give_back(conn, self.pool.config.reset_timeout)
-            else:
-                await self.pool.release(conn)
+            # It may be on its way back by itself, after its cleaning.
+            give_back(conn, config.reset_timeout, self.timers)
             self.pace.released()
-        if visit.leaving.done():
+        if leaving.done():
             raise ClientGoneError
         return result
-
-    async def _acquire(self, visit: Visit) -> Connection:
-        """Wait for a connection for as long as the client does."""
-        patience = min(self.pool.config.timeout, visit.left())
-        with WhileWanted(visit.leaving):
-            conn: Connection = await self.pool.acquire(timeout=patience)
-        return conn
 
     # An answer --------------------------------------------------------------------------------
 
@@ -330,7 +333,13 @@ class Engine:
 
     async def reply(self, visit: Visit, status: int, body: bytes, content_type: bytes) -> None:
         """Send a whole answer."""
-        await self.start_reply(visit, status, content_type, (b"content-length", b"%d" % len(body)))
+        visit.started = True
+        headers = [
+            (b"content-type", content_type),
+            (b"content-length", b"%d" % len(body)),
+            *visit.response_headers,
+        ]
+        await visit.send({"type": "http.response.start", "status": status, "headers": headers})
         await visit.send({"type": "http.response.body", "body": body})
 
     async def _refuse(self, visit: Visit, answer: Answer, content_type: bytes) -> None:
@@ -345,13 +354,11 @@ class Engine:
             async with asyncio.timeout(_LAST_WORDS):
                 await visit.send({"type": "http.response.body", "body": b'{"error":%s}\n' % body})
 
-    async def start_reply(
-        self, visit: Visit, status: int, content_type: bytes, *headers: tuple[bytes, bytes]
-    ) -> None:
+    async def start_reply(self, visit: Visit, status: int, content_type: bytes) -> None:
         """Send status and headers; the body is the caller's."""
         visit.started = True
-        everything = [(b"content-type", content_type), *headers, *visit.response_headers]
-        await visit.send({"type": "http.response.start", "status": status, "headers": everything})
+        headers = [(b"content-type", content_type), *visit.response_headers]
+        await visit.send({"type": "http.response.start", "status": status, "headers": headers})
 
 
 def headers_of(scope: Scope) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import lru_cache
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -109,6 +110,12 @@ def _failure(request_id: str) -> Response:
 
 def _timing(context: RequestContext) -> bytes:
     """The phases in milliseconds, and all of it up to the first byte of the answer."""
-    phases = [f"{name};dur={seconds * 1000:.2f}" for name, seconds in context.timing.items()]
-    phases.append(f"total;dur={(perf_counter() - context.started) * 1000:.2f}")
-    return ", ".join(phases).encode("ascii")
+    timing = context.timing
+    milliseconds = [seconds * 1000 for seconds in timing.values()]
+    milliseconds.append((perf_counter() - context.started) * 1000)
+    return (_timing_format(tuple(timing)) % tuple(milliseconds)).encode("ascii")
+
+
+@lru_cache(maxsize=100)
+def _timing_format(phases: tuple[str, ...]) -> str:
+    return ", ".join([f"{name};dur=%.2f" for name in (*phases, "total")])

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
 
     from poolkeeper.server.execute import Connection
+    from poolkeeper.server.timers import Timers
 
 T = TypeVar("T")
 
@@ -34,6 +35,7 @@ async def interruptible(
     *,
     deadline: float,
     leaving: asyncio.Future[None],
+    timers: Timers | None = None,
 ) -> T:
     """Await ``work`` on ``conn``; at the deadline or when the client leaves, cancel in the server.
 
@@ -45,18 +47,22 @@ async def interruptible(
         work: Calls of `run_statement`.
         deadline: In the event loop's time.
         leaving: Done when nobody waits for the answer any more.
+        timers: Of the event loop, cheaper than its own.
 
     Raises:
         DeadlineExceededError: The statement was cancelled and had no effect.
         OutcomeUnknownError: The connection was lost, or cut because the server did not answer
             the cancel request.
     """
-    loop = asyncio.get_running_loop()
     interruption = _Interruption(conn)
-    timer = loop.call_at(deadline, interruption.begin)
-    leaving.add_done_callback(interruption.begin)
+    begin = interruption.begin
+    timer = (timers or asyncio.get_running_loop()).call_at(deadline, begin)
+    leaving.add_done_callback(begin)
+    ended = False
     try:
-        return await work
+        result = await work
+        ended = not interruption.begun
+        return result  # noqa: TRY300 - most come this way, and leave nothing to look at
     except psycopg.errors.QueryCanceled as error:
         if interruption.begun:
             raise DeadlineExceededError(str(error)) from error
@@ -68,19 +74,22 @@ async def interruptible(
         raise
     finally:
         timer.cancel()
-        leaving.remove_done_callback(interruption.begin)
+        leaving.remove_done_callback(begin)
         interruption.over = True
-        try:
-            if interruption.begun:
-                await interruption.end()
-        finally:
-            if is_half_read(conn):
-                # Nobody knows the end of this.
-                conn.pgconn.finish()
+        if not ended:
+            try:
+                if interruption.begun:
+                    await interruption.end()
+            finally:
+                if is_half_read(conn):
+                    # Nobody knows the end of this.
+                    conn.pgconn.finish()
 
 
 class _Interruption:
     """A cancel request, and the cut of the connection if it does not help."""
+
+    __slots__ = ("_conn", "_cutter", "_request", "cut", "over")
 
     def __init__(self, conn: Connection) -> None:
         self._conn = conn

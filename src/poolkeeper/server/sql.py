@@ -11,10 +11,10 @@ from poolkeeper.server.answers import neon_answer
 from poolkeeper.server.execute import ResultTooLargeError
 from poolkeeper.server.neon.request import parse_request, refuse_transaction_control
 from poolkeeper.server.neon.response import encode_batch, encode_result
-from poolkeeper.server.work import Work, begin_statement
+from poolkeeper.server.work import Work, begin_statement, run_alone
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Mapping
 
     from starlette.requests import Request
     from starlette.types import Receive, Scope, Send
@@ -83,26 +83,11 @@ class SqlJob:
     async def run(self, engine: Engine, visit: Visit) -> bytes:
         """See ``Job``."""
         request = self._request
-        begin = None
-        if request.is_batch or visit.read_only:
-            begin = begin_statement(
-                request.isolation_level,
-                read_only=request.read_only or visit.read_only,
-                deferrable=request.deferrable,
-            )
         max_bytes = engine.settings.max_response_bytes
-
-        async def use(conn: Connection) -> list[StatementResult]:
-            work = Work(
-                conn,
-                request.queries,
-                begin=begin,
-                only_reading=visit.read_only and request.is_batch,
-                max_bytes=max_bytes,
-            )
-            return await work.run(visit.leaving, visit.deadline)
-
-        results = await engine.borrow(visit, use)
+        if request.is_batch or visit.read_only:
+            results = await self._run_transaction(engine, visit)
+        else:
+            results = [await run_alone(engine, visit, request.queries[0], max_bytes=max_bytes)]
         started = time.perf_counter()
         body = self._encode(results)
         visit.context.timing["serialize"] = time.perf_counter() - started
@@ -111,6 +96,26 @@ class SqlJob:
         if request.is_batch:
             self._echo(visit)
         return body
+
+    async def _run_transaction(self, engine: Engine, visit: Visit) -> list[StatementResult]:
+        request = self._request
+        begin = begin_statement(
+            request.isolation_level,
+            read_only=request.read_only or visit.read_only,
+            deferrable=request.deferrable,
+        )
+
+        def use(conn: Connection) -> Awaitable[list[StatementResult]]:
+            work = Work(
+                conn,
+                request.queries,
+                begin=begin,
+                only_reading=visit.read_only and request.is_batch,
+                max_bytes=engine.settings.max_response_bytes,
+            )
+            return work.run(visit.leaving, visit.deadline)
+
+        return await engine.borrow(visit, use)
 
     def _encode(self, results: list[StatementResult]) -> bytes:
         request = self._request

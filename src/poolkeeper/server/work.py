@@ -1,4 +1,4 @@
-"""A request's statements on its connection: one by itself, or several as one transaction."""
+"""A request's statements on its connection: one by itself, or some as one transaction."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from poolkeeper.server.interrupt import DeadlineExceededError, interruptible
 from poolkeeper.server.status import TransactionLostError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Sequence
 
+    from poolkeeper.server.engine import Engine, Visit
     from poolkeeper.server.execute import Connection
     from poolkeeper.server.neon.request import Query
     from poolkeeper.server.neon.response import StatementResult
@@ -39,13 +40,33 @@ def begin_statement(
     return " ".join(words).encode()
 
 
+def run_alone(
+    engine: Engine, visit: Visit, query: Query, *, max_bytes: int
+) -> Awaitable[StatementResult]:
+    """One statement outside of any transaction: nearly all requests, so the shortest way.
+
+    Raises:
+        Exception: As `run_statement` and `interruptible` raise.
+    """
+    return engine.borrow(
+        visit,
+        lambda conn: interruptible(
+            conn,
+            run_statement(conn, query.sql, query.params, max_bytes=max_bytes, final=True),
+            deadline=visit.deadline,
+            leaving=visit.leaving,
+            timers=engine.timers,
+        ),
+    )
+
+
 class Work:
-    """Runs the statements once and knows, if the connection is lost, what became of them.
+    """Runs a transaction once and knows, if the connection is lost, what became of it.
 
     Args:
-        conn: What they run on.
-        queries: The statements.
-        begin: What begins their transaction; None for one statement by itself.
+        conn: What it runs on.
+        queries: Its statements.
+        begin: What begins it.
         only_reading: No statement may make the transaction a writing one.
         max_bytes: Most that their results may have together.
     """
@@ -55,7 +76,7 @@ class Work:
         conn: Connection,
         queries: Sequence[Query],
         *,
-        begin: bytes | None,
+        begin: bytes,
         only_reading: bool = False,
         max_bytes: int,
     ) -> None:
@@ -75,7 +96,7 @@ class Work:
             Exception: As `run_statement` and `interruptible` raise. An error in a batch leaves its
                 transaction open, for the pool to roll back when the connection is returned.
         """
-        statements = self._single() if self._begin is None else self._batch(leaving, deadline)
+        statements = self._batch(leaving, deadline)
         try:
             return await interruptible(self._conn, statements, deadline=deadline, leaving=leaving)
         except (NothingSentError, OutcomeUnknownError) as error:
@@ -83,15 +104,10 @@ class Work:
                 raise TransactionLostError(str(error)) from error
             raise
 
-    async def _single(self) -> list[StatementResult]:
-        query = self._queries[0]
-        return [await self._statement(query.sql, query.params, final=True)]
-
     async def _batch(self, leaving: asyncio.Future[None], deadline: float) -> list[StatementResult]:
         results: list[StatementResult] = []
         if not self._queries:
             return results
-        assert self._begin is not None
         await self._statement(self._begin)
         self._transaction_open = True
         if self._only_reading:

@@ -24,10 +24,11 @@ from poolkeeper.server.execute import (
 )
 from poolkeeper.server.interrupt import interruptible
 from poolkeeper.server.status import RequestInFlightError
-from poolkeeper.server.work import TAKE_SNAPSHOT, Work, begin_statement
+from poolkeeper.server.work import TAKE_SNAPSHOT, Work, begin_statement, run_alone
 from poolkeeper.transactions.ids import new_id
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
     from uuid import UUID
 
     from poolkeeper.server.api.request import TransactionRequest
@@ -56,18 +57,25 @@ class QueryJob:
         """See ``Job``."""
         query = self._query
         max_bytes = engine.settings.max_response_bytes
-
-        async def use(conn: Connection) -> list[StatementResult]:
-            work = Work(conn, (query,), begin=self._begin, max_bytes=max_bytes)
-            return await work.run(visit.leaving, visit.deadline)
-
-        [result] = await engine.borrow(visit, use)
+        if self._begin is None:
+            result = await run_alone(engine, visit, query, max_bytes=max_bytes)
+        else:
+            result = await self._run_transaction(engine, visit, self._begin)
         started = time.perf_counter()
         body = encode_query(encode_result(result, arrays=query.array_mode), None)
         visit.context.timing["serialize"] = time.perf_counter() - started
         if len(body) > max_bytes:
             raise ResultTooLargeError(max_bytes, executed=self._begin is None)
         return body
+
+    async def _run_transaction(self, engine: Engine, visit: Visit, begin: bytes) -> StatementResult:
+        def use(conn: Connection) -> Awaitable[list[StatementResult]]:
+            max_bytes = engine.settings.max_response_bytes
+            work = Work(conn, (self._query,), begin=begin, max_bytes=max_bytes)
+            return work.run(visit.leaving, visit.deadline)
+
+        [result] = await engine.borrow(visit, use)
+        return result
 
 
 class KeyedJob:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from poolkeeper.server.neon.transaction_control import transaction_control
 from poolkeeper.server.neon.values import NumberText, parameter_text
@@ -35,8 +34,7 @@ class BadRequestError(Exception):
         self.code = code
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
+class Query(NamedTuple):
     """One statement with its parameters in PostgreSQL's text format."""
 
     sql: bytes
@@ -44,8 +42,7 @@ class Query:
     array_mode: bool
 
 
-@dataclass(frozen=True, slots=True)
-class SqlRequest:
+class SqlRequest(NamedTuple):
     """A single statement, or a batch that runs as one transaction."""
 
     queries: tuple[Query, ...]

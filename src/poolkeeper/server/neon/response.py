@@ -77,13 +77,17 @@ def _fields_anew(fields: tuple[Field, ...]) -> str:
 
 
 _NOT_WIDE = 50
+_FEW_ROWS = 16
 _fields_by_heart = lru_cache(maxsize=500)(_fields_anew)
 
 
 def _encode_rows(result: StatementResult, *, raw_text: bool, array_mode: bool) -> str:
-    names = [field.name for field in result.fields]
     if raw_text and array_mode:
+        if len(result.rows) <= _FEW_ROWS:
+            # The encoder below costs more to set up than a few rows do.
+            return "[" + ",".join([_encode_texts(row) for row in result.rows]) + "]"
         return _dump(result.rows)
+    names = [field.name for field in result.fields]
     if raw_text:
         return _dump([dict(zip(names, row, strict=True)) for row in result.rows])
     oids = [field.type_oid for field in result.fields]
@@ -98,6 +102,11 @@ def _encode_rows(result: StatementResult, *, raw_text: bool, array_mode: bool) -
         return "[" + ",".join(["[" + ",".join(row) + "]" for row in rows]) + "]"
     keys = [encode_basestring(name) + ":" for name in names]
     return "[" + ",".join([_encode_object(keys, row) for row in rows]) + "]"
+
+
+def _encode_texts(row: Sequence[str | None]) -> str:
+    cells = ["null" if cell is None else encode_basestring(cell) for cell in row]
+    return "[" + ",".join(cells) + "]"
 
 
 def _encode_object(keys: list[str], row: list[str]) -> str:
