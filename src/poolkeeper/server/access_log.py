@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -75,7 +76,10 @@ class _JsonLines(logging.Formatter):
             "logger": record.name,
             **record.facts,  # type: ignore[attr-defined]
         }
-        return json.dumps(line, ensure_ascii=False)
+        return _to_json(line)
+
+
+_to_json = json.JSONEncoder(ensure_ascii=False).encode
 
 
 class _Console(logging.Formatter):
@@ -100,7 +104,13 @@ def _printable(text: str) -> str:
 
 
 def _iso(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
+    whole = int(seconds)
+    return f"{_iso_second(whole)}.{int((seconds - whole) * 1_000_000):06}Z"
+
+
+@lru_cache(maxsize=2)
+def _iso_second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None).isoformat()
 
 
 def configure_access_log(*, as_json: bool) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import psycopg
 
-from poolkeeper.drivers.psycopg_exchange import backend_pid, give_back
+from poolkeeper.drivers.psycopg_exchange import backend_pid, give_back, is_going_on
 from poolkeeper.exceptions import PoolClosedError, PoolTimeoutError, TransactionTimeoutError
 from poolkeeper.server.answers import situation
 from poolkeeper.server.body import read_body, time_limit
@@ -301,8 +301,11 @@ class Engine:
             result = await use(conn)
         finally:
             timing["db"] = timing.get("db", 0.0) + time.perf_counter() - acquired
-            # It may be on its way back by itself, after its cleaning.
-            give_back(conn, config.reset_timeout, self.timers)
+            if is_going_on(conn):
+                # It is being cleaned, and goes back by itself.
+                give_back(conn, config.reset_timeout, self.timers)
+            else:
+                await self.pool.release(conn)
             self.pace.released()
         if leaving.done():
             raise ClientGoneError
