@@ -37,9 +37,13 @@ def _missing(what):
     pytest.skip(what)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium():
-    """One browser for all tests; each gets a profile of its own."""
+    """One browser for all tests of a file; each gets a profile of its own.
+
+    Not for longer: Playwright keeps an event loop running in this thread, and tests of other files
+    want to start theirs.
+    """
     sync_api = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
     program = shutil.which("chromium") or shutil.which("chromium-browser")
     if program is None:

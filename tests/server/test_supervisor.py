@@ -111,6 +111,25 @@ def test_a_process_that_dies_is_replaced_and_joins_the_pause(postgres):
         assert server.end()[0] == 0
 
 
+def test_signals_for_running_processes_do_not_end_one_that_starts(postgres):
+    """It has no handler for them yet; it is told of the pause once it is ready."""
+    with ServerProcess(*OPTIONS, database_url=postgres.url) as server:
+        until(psutil.Process(server.process.pid).children)
+
+        def started():
+            """They come at every moment of the start."""
+            server.signal(signal.SIGHUP)
+            server.signal(signal.SIGUSR1)
+            return server.logged("server_started", "server_process_exited")
+
+        [started] = until(started)
+        assert started["event"] == "server_started"
+        server.url = started["urls"][0]
+        assert states(server) == ["paused", "paused"]
+        server.signal(signal.SIGTERM)
+        assert server.end()[0] == 0
+
+
 def test_what_keeps_one_from_starting_is_said_once(postgres):
     """One message, its exit code, and nobody is left."""
     url = postgres.url.replace(f"/{postgres.name}", "/nowhere_at_all")

@@ -42,6 +42,11 @@ class _Process:
     channel: Channel
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     heard_at: float = field(default_factory=time.monotonic)
+    ready_at: float | None = None
+
+    def served_for(self) -> float:
+        """Seconds since it was ready; 0 before that."""
+        return 0.0 if self.ready_at is None else time.monotonic() - self.ready_at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +79,7 @@ class Supervisor:
         self._processes: dict[int, _Process] = {}
         self._stop = asyncio.Event()
         self._paused = False
+        self._reloads = 0
         self._failure: int | None = None
 
     async def run(self) -> int:
@@ -85,7 +91,7 @@ class Supervisor:
         passed_on = {
             signal.SIGUSR1: lambda: self._hold(signal.SIGUSR1, paused=True),
             signal.SIGUSR2: lambda: self._hold(signal.SIGUSR2, paused=False),
-            signal.SIGHUP: lambda: self._signal(signal.SIGHUP),
+            signal.SIGHUP: self._reload,
         }
         tasks: set[asyncio.Task[None]] = set()
         beside = asyncio.create_task(crew.meanwhile()) if crew.meanwhile else None
@@ -132,7 +138,19 @@ class Supervisor:
         pause = _SHORTEST_PAUSE
         been_ready = False
         while not self._stop.is_set():
-            one = await self._start(number)
+            try:
+                one = await self._start(number)
+            except OSError as error:
+                if not been_ready:
+                    raise
+                # No process or no memory to be had just now: the others go on serving.
+                facts = {"process_number": number, "error": str(error)}
+                _log.error(
+                    "server_process_start_failed", extra={**facts, "next_attempt_seconds": pause}
+                )
+                await self._unless_stopped(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+                continue
             if self._stop.is_set():
                 one.process.send_signal(signal.SIGTERM)
             code = await one.process.wait()
@@ -147,31 +165,44 @@ class Supervisor:
                 self._failure = code if code > 0 else 1
                 self._stop.set()
                 return
-            if one.ready.is_set() and time.monotonic() - one.heard_at < _STABLE_SECONDS:
-                pause = min(2 * pause, _LONGEST_PAUSE)
+            if one.served_for() >= _STABLE_SECONDS:
+                pause = _SHORTEST_PAUSE
             _log.error("server_process_exited", extra={**facts, "next_attempt_seconds": pause})
             await self._unless_stopped(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
 
     async def _start(self, number: int) -> _Process:
         crew = self._crew
+        reloads = self._reloads
         ours, theirs = socket.socketpair()
         descriptors = [sock.fileno() for sock in crew.sockets[number]]
         given = {"number": number, "sockets": descriptors, "control": theirs.fileno()}
-        with theirs:
-            process = await asyncio.create_subprocess_exec(
-                *crew.command,
-                env={**crew.environ, VARIABLE: json.dumps(given)},
-                pass_fds=[*descriptors, theirs.fileno()],
-                # A terminal's Ctrl-C is for us; they would take ours for the second one.
-                start_new_session=True,
-            )
+        try:
+            with theirs:
+                process = await asyncio.create_subprocess_exec(
+                    *crew.command,
+                    env={**crew.environ, VARIABLE: json.dumps(given)},
+                    pass_fds=[*descriptors, theirs.fileno()],
+                    # A terminal's Ctrl-C is for us; they would take ours for the second one.
+                    start_new_session=True,
+                )
+        except BaseException:
+            ours.close()
+            raise
         ours.settimeout(0)
 
         async def ready() -> None:
-            one.heard_at = time.monotonic()
-            if self._paused:
-                await one.channel.ask("obey", verb="pause", timeout=_QUESTION_SECONDS)
+            one.heard_at = one.ready_at = time.monotonic()
+            told = False
+            # An operator may change it while we tell it.
+            while told != self._paused:
+                told = self._paused
+                verb = "pause" if told else "resume"
+                await one.channel.ask("obey", verb=verb, timeout=_QUESTION_SECONDS)
             one.ready.set()
+            if self._reloads != reloads:
+                # It may have read its files before they changed.
+                os.kill(process.pid, signal.SIGHUP)
 
         async def alive() -> None:
             one.heard_at = time.monotonic()
@@ -251,7 +282,20 @@ class Supervisor:
 
     def _hold(self, number: signal.Signals, *, paused: bool) -> None:
         self._paused = paused
-        self._signal(number)
+        self._signal_ready(number)
+
+    def _reload(self) -> None:
+        self._reloads += 1
+        self._signal_ready(signal.SIGHUP)
+
+    def _signal_ready(self, number: signal.Signals) -> None:
+        """Pass a signal on to those that handle it; it would end one that is only starting.
+
+        A starting one reads its files by itself, and is told of a pause when it is ready.
+        """
+        for one in self._processes.values():
+            if one.ready.is_set() and one.process.returncode is None:
+                os.kill(one.process.pid, number)
 
     def _signal(self, number: signal.Signals) -> None:
         for one in self._processes.values():
