@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -14,6 +15,11 @@ T = TypeVar("T")
 STALL_TURNS = 5
 """Turns of the event loop to wait after a deadline. When the loop itself was blocked, the answer
 may have arrived long ago and only needs to be read: a stalled loop is not a silent peer."""
+
+request_time_left: ContextVar[Callable[[], float | None] | None] = ContextVar(
+    "poolkeeper_request_time_left", default=None
+)
+"""Tells how many seconds the request that is being served may wait for a connection."""
 
 _abandoned: set[asyncio.Task[Any]] = set()
 """Keeps given-up tasks from being collected before they notice their cancellation."""

@@ -27,7 +27,7 @@ from poolkeeper.core.lifecycle import Phase, advance
 from poolkeeper.core.slots import CLOSED, IN_USE, Slot
 from poolkeeper.core.state import PoolState
 from poolkeeper.core.waiters import TicketState
-from poolkeeper.deadlines import bounded
+from poolkeeper.deadlines import bounded, request_time_left
 from poolkeeper.drivers.base import Condition
 from poolkeeper.errands import CLOSE_SECONDS, Errands, cancel_all
 from poolkeeper.exceptions import PoolTimeoutError
@@ -183,6 +183,10 @@ class Pool:
         if state.phase is not OPEN:
             raise closed_error(state.phase.value)
         seconds = self._timeout if timeout is None else timeout
+        time_left = request_time_left.get()
+        if time_left is not None and (left := time_left()) is not None:
+            # Given up later, nobody could tell that nothing was sent.
+            seconds = min(seconds, left)
         started = now = monotonic()
         deadline = started + seconds
         me = current_task(loop)

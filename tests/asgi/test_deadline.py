@@ -59,20 +59,41 @@ async def test_a_statement_is_cancelled_in_the_database(framework, driver, postg
     pool = make_pool(postgres.url, driver=driver)
     endpoints = {"/": answers(sleep_in_the_database)}
     async with serving(make_app(framework, pool, endpoints, deadline=0.1)) as client:
-        assert problem(await client.get("/")) == (504, "request-deadline", "unknown")
-        assert problem(await client.post("/")) == (502, "request-deadline", "unknown")
+        read, written = await client.get("/"), await client.post("/")
+        assert problem(read) == (504, "request-deadline", "unknown")
+        assert problem(written) == (502, "request-deadline", "unknown")
+        assert "look before" not in read.text
+        assert "look before" in written.text
         await eventually(idle(admin))
         await pool.execute("select 1")
 
 
 @pytest.mark.asyncio
 async def test_a_waiting_request_gives_up_its_place(framework, postgres):
-    """Nothing of it is left in the queue."""
+    """It was certainly not executed, and says so; nothing of it is left in the queue."""
     pool = make_pool(postgres.url)
     app = make_app(framework, pool, {"/": answers(sleep_in_the_database)}, deadline=0.1)
     async with serving(app) as client, pool.acquire():
-        assert problem(await client.post("/")) == (502, "request-deadline", "unknown")
+        assert problem(await client.post("/")) == (503, "pool-timeout", "not_executed")
         assert pool.get_statistics().waiting_requests == 0
+
+
+@pytest.mark.asyncio
+async def test_a_task_that_outlives_its_request_waits_as_long_as_it_likes(framework, postgres):
+    """The deadline of the request is not its."""
+    pool = make_pool(postgres.url)
+    tasks = []
+
+    async def start(pool):
+        tasks.append(asyncio.create_task(pool.fetchval("select 1")))
+        await sleep_in_the_database(pool)
+
+    app = make_app(framework, pool, {"/": answers(start)}, deadline=0.1)
+    async with serving(app) as client:
+        async with pool.acquire():
+            assert problem(await client.post("/")) == (503, "pool-timeout", "not_executed")
+            assert pool.get_statistics().waiting_requests == 1
+        assert await tasks[0] == 1
 
 
 @pytest.mark.asyncio

@@ -353,6 +353,10 @@ async def test_strangers_learn_nothing_and_the_log_has_it_all(crashable_postgres
         assert (logged.kind, logged.method, logged.path) == ("database-unavailable", "GET", "/")
         assert f"127.0.0.1:{crashable_postgres.port}" in logged.error
         assert "s3cret" not in str(vars(logged))
+        # a logging set up without us shows the message alone
+        said = logged.getMessage()
+        assert said.startswith("request_failed: GET /, 503 database-unavailable, not_executed: ")
+        assert said.endswith(logged.error)
         app.debug = True
         answer = await client.get("/")
         assert "127.0.0.1" in answer.json()["error"]

@@ -1,6 +1,7 @@
 """The how-to about Neon's clients is programs that work."""
 
 import json
+import os
 
 import pytest
 
@@ -26,6 +27,14 @@ def test_programs_print_what_the_page_says(node, postgres, tmp_path, name):
         assert node.run(name, env=node.environment(server), cwd=tmp_path) == PRINTED[name]
 
 
+@pytest.mark.parametrize(("retry_after", "told"), [("0.1", "200 6\n"), ("61", "503 1\n")])
+def test_the_patient_fetch_goes_on_for_a_minute_and_no_longer(node, tmp_path, retry_after, told):
+    """However often it is refused; a wait beyond its minute is not begun."""
+    (tmp_path / "patient.mjs").write_text(PROGRAMS["patient.mjs"]["code"], encoding="utf-8")
+    environment = {"PATH": os.environ["PATH"]}
+    assert node.run("patient.mjs", str(tmp_path), retry_after, env=environment) == told
+
+
 def test_a_token_is_accepted_both_ways(node, postgres, tmp_path):
     """As authToken, and as the connection string's password."""
     token = {"POOLKEEPER_TOKEN": TOKEN}
@@ -44,7 +53,9 @@ def test_without_the_token_the_driver_says_so(node, postgres):
         server.start()
         answers = json.loads(node.run("wrong_token.mjs", env=node.environment(server)))
     assert [answer["code"] for answer in answers] == ["28P01", "28P01"]
-    assert all("missing authentication credentials" in answer["message"] for answer in answers)
+    by_header, by_password = (answer["message"] for answer in answers)
+    assert "The token was not accepted" in by_header
+    assert "has no password, or a wrong one" in by_password
 
 
 def test_an_application_is_pointed_here_without_a_change(node, server, tmp_path):

@@ -32,7 +32,10 @@ def test_an_outage_is_told_while_it_lasts_and_listed_when_it_is_over(
             expect(facts).to_contain_text(fact)
         expect(page.locator("#announcer")).to_have_text(re.compile("^Database unreachable: .+"))
         expect(page.locator("#outages tbody tr")).to_contain_text("so far")
-        assert "Database unreachable" in page.title()
+        expect(page).to_have_title(re.compile(r"^Database unreachable for \d+ s · poolkeeper$"))
+        page.set_viewport_size({"width": 360, "height": 740})
+        scroll = page.locator("#outages-scroll")
+        assert scroll.evaluate("node => node.scrollWidth <= node.clientWidth")
         assert violations(page, axe) == []
 
         crashable_postgres.start()

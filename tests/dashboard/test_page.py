@@ -162,6 +162,46 @@ def test_nothing_is_wider_than_the_screen(server, browser):
         assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
+def fits(locator):
+    """Whether nothing of it has to be scrolled to sideways."""
+    return locator.evaluate("node => node.scrollWidth <= node.clientWidth")
+
+
+def test_on_a_phone_nothing_is_cut_off_at_the_right(server, browser):
+    """The rows of a wide table become blocks with the names of the columns."""
+    page = browser.open(server.url, viewport={"width": 360, "height": 740})
+    for chart in page.locator(".as-table").all():
+        chart.locator("summary").click()
+        expect(chart.locator("table")).to_be_visible()
+        assert fits(chart.locator(".scroll"))
+    with holding(server, holders=1):
+        row = page.locator("#running tbody tr").first
+        expect(row).to_contain_text("pg_advisory_lock_shared")
+        assert fits(page.locator("#running-scroll"))
+        backend = row.get_by_role("cell").nth(4)
+        label = "node => getComputedStyle(node, '::before').content"
+        assert backend.evaluate(label) == '"Backend"'
+        expect(page.get_by_role("columnheader", name="Backend")).to_have_count(1)
+
+
+def test_failures_of_one_kind_are_one_entry(server, browser):
+    """With their number."""
+    page = browser.open(server.url)
+    statement = 'select * from "often"'
+    for _ in range(5):
+        server.sql(statement)
+    row = page.locator("#errors tbody tr").filter(has_text=statement)
+    expect(row.first).to_contain_text(re.compile(r"[2-5] of this kind until \d\d:"))
+
+
+def test_the_strip_of_outages_begins_with_the_server(server, browser):
+    """It claims nothing about the time before."""
+    page = browser.open(server.url)
+    born = server.get("/status").json()["server"]["started_at"]
+    clock = "async at => (await import('/dashboard/format.js')).clock(at)"
+    expect(page.locator("#strip-from")).to_have_text(page.evaluate(clock, born))
+
+
 def test_everything_is_reached_and_used_by_keyboard(server, browser):
     """Tab comes by every control; pausing and resuming need no mouse."""
     server.sql("select * from nowhere")

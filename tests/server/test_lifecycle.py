@@ -64,6 +64,9 @@ def test_a_database_that_cannot_be_used_is_one_clear_error(postgres, change, wor
         (["--database-url=mysql://a:hush@b/c"], {}, "scheme 'mysql'"),
         ([], {"POOL_MAX_SIZE": "many", "DATABASE_URL": "postgresql://a@b/c"}, "POOL_MAX_SIZE"),
         (["--host=0.0.0.0", "--database-url=postgresql://a@b/c"], {}, "POOLKEEPER_TOKEN"),
+        (["--database-url=postgresql://a:hush@b/c?sslmod=require"], {}, '"sslmod"'),
+        (["--cors-origin=example.com"], {}, "https://example.com"),
+        ([], {"DATABASE_URL": ""}, "DATABASE_URL is set but empty"),
     ],
 )
 def test_a_wrong_call_exits_with_2(options, env, words):

@@ -288,21 +288,70 @@ async def test_a_client_that_leaves_gives_its_turn_up():
 
 
 @pytest.mark.asyncio
-async def test_the_bound_of_the_queue_holds_for_all_queues_together():
-    """POOL_MAX_WAITING means requests that wait, wherever."""
-    some = limits(A, B, max_waiting=1)
+async def test_a_full_queue_has_room_for_who_has_less_waiting():
+    """The newest of the longest line makes room; among equals who came first stays."""
+    some = limits(A, B, max_waiting=4)
     async with some.turn(A, 5.0, never()), some.turn(A, 5.0, never()):
+        served = []
 
-        async def wait():
-            async with some.turn(A, 5.0, never()):
-                pass
+        async def wait(token, number):
+            async with some.turn(token, 5.0, never()):
+                served.append((token.name, number))
 
-        task = asyncio.create_task(wait())
-        await settle()
-        with pytest.raises(PoolExhaustedError, match="limit 1"):
-            async with some.turn(B, 5.0, never()):
+        async def asked(token, number):
+            task = asyncio.create_task(wait(token, number))
+            await settle()
+            return task
+
+        greedy = [await asked(A, number) for number in range(5)]
+        with pytest.raises(PoolExhaustedError, match="limit 4"):
+            await greedy[4]
+        modest = [await asked(B, number) for number in range(3)]
+        for refused in (greedy[3], greedy[2], modest[2]):
+            with pytest.raises(PoolExhaustedError, match="limit 4"):
+                await refused
+        assert some.waiting == 4
+    await asyncio.gather(*greedy[:2], *modest[:2])
+    assert sorted(served) == [("a", 0), ("a", 1), ("b", 0), ("b", 1)]
+    assert some.waiting == 0
+
+
+@pytest.mark.asyncio
+async def test_who_is_displaced_and_cancelled_at_once_leaves_nothing_behind():
+    """Neither a place that nobody holds nor an exception that nobody takes."""
+    turns = Turns(lambda: 1)
+    assert turns.begin_at_once("a")
+    first, second = await begun(turns, "a"), await begun(turns, "a")
+    assert turns.displace("b", PoolExhaustedError("full"))
+    second.cancel()
+    await asyncio.gather(second, return_exceptions=True)
+    assert second.cancelled()
+    turns.end("a")
+    await first
+    turns.end("a")
+    assert (turns.waiting, turns._held, turns._lines) == (0, 0, {})
+
+
+@pytest.mark.asyncio
+async def test_who_waits_for_a_turn_longest_is_known():
+    """For those who look at the queue from outside."""
+    some = limits(A, B)
+    assert some.oldest_wait() == 0.0
+    async with some.turn(A, 1.0, never()), some.turn(A, 1.0, never()):
+        with pytest.raises(PoolTimeoutError) as caught:
+            async with some.turn(A, 0.05, never()):
                 pass
-    await task
+        assert caught.value.snapshot.waiting == 0
+        turns = some._turns
+        waiting = await begun(turns, "a")
+        began = turns.waiting_since()
+        later = await begun(turns, "b")
+        assert turns.waiting_since() == began
+        assert some.oldest_wait() > 0
+        waiting.cancel()
+        later.cancel()
+        await asyncio.gather(waiting, later, return_exceptions=True)
+    assert some.oldest_wait() == 0.0
 
 
 # A server -----------------------------------------------------------------------------------------
@@ -337,7 +386,9 @@ def shared(postgres_server, tmp_path_factory):
     path.chmod(0o600)
     url = postgres_server.create_database("limits_shared")
     options = ("--port=0", "--max-size=4", f"--token-file={path}", "--no-access-log")
-    with ServerProcess(*options, database_url=url) as process:
+    # Two hundred greedy clients wait here.
+    env = {"POOL_MAX_WAITING": "1000"}
+    with ServerProcess(*options, database_url=url, env=env) as process:
         yield process.start()
 
 

@@ -45,6 +45,20 @@ def test_every_path_that_runs_something_is_described():
     assert served == set(document()["paths"])
 
 
+@pytest.mark.asyncio
+async def test_a_request_refused_without_a_connection_does_not_make_the_queue_look_fast():
+    """Retry-After is made from connections given back; rejections are none."""
+    app = build_app(unopened_pool(), ServerSettings(), Lifecycle())
+    [endpoint] = [route.endpoint for route in app.routes if route.path == "/v1/transaction"]
+    pace = endpoint._engine.pace
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        body = {"statements": [{"query": "select 1"}]}
+        answer = await client.post("/v1/transaction", json=body)
+    assert answer.status_code == 503
+    assert pace.per_second() == 0
+
+
 @schema.parametrize()
 @settings(
     max_examples=40,

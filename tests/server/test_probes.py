@@ -1,6 +1,7 @@
 """Probes: what an orchestrator hears, from what is known already."""
 
 import asyncio
+import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -8,22 +9,44 @@ import pytest
 from starlette.requests import Request
 
 from poolkeeper import ConnectionPoolManager, PoolConfig
+from poolkeeper.server.access import Access
 from poolkeeper.server.heartbeat import Heartbeat
 from poolkeeper.server.lifecycle import Lifecycle
+from poolkeeper.server.limits import Limits
 from poolkeeper.server.probes import Probes
-from poolkeeper.server.settings import ServerSettings
+from poolkeeper.server.settings import ServerSettings, Token
 from tests.server.processes import ServerProcess, active, barrier, until
 
 PROBES = ("/livez", "/readyz", "/startupz", "/health")
 
 
-def ask(path="/livez", query=b""):
-    return Request({"type": "http", "method": "GET", "path": path, "query_string": query})
+def ask(path="/livez", query=b"", headers=()):
+    scope = {"type": "http", "method": "GET", "path": path, "query_string": query}
+    return Request({**scope, "headers": list(headers)})
 
 
-def probes(lifecycle):
+def probes(lifecycle, *tokens):
     pool = ConnectionPoolManager(PoolConfig(database_url="postgresql://app@localhost/app"))
-    return Probes(pool, lifecycle, ServerSettings())
+    access = Access(tokens)
+    return Probes(pool, lifecycle, ServerSettings(), access=access, limits=Limits(pool, access))
+
+
+@pytest.mark.asyncio
+async def test_health_does_not_tell_strangers_what_went_wrong():
+    """Reasons and errors name hosts; for those with a token, or all without tokens."""
+
+    async def reasons(*tokens, shown):
+        headers = [(b"authorization", b"Bearer " + shown)] if shown else []
+        answer = await probes(Lifecycle(), *tokens).health(ask("/health", headers=headers))
+        report = json.loads(answer.body)
+        assert report["status"] == "unhealthy"
+        assert answer.status_code == 503
+        return report["reasons"]
+
+    assert await reasons(shown=b"")
+    assert await reasons(Token("a", "secret-of-a"), shown=b"secret-of-a")
+    assert await reasons(Token("a", "secret-of-a"), shown=b"wrong") == []
+    assert await reasons(Token("a", "secret-of-a"), shown=b"") == []
 
 
 @pytest.mark.asyncio

@@ -118,6 +118,61 @@ def test_tokens_are_read_again_on_a_signal(ending):
     assert "5Ecret" not in json.dumps(ending.end()[1])
 
 
+def bearer(secret):
+    return {"Authorization": f"Bearer {secret}"}
+
+
+def on_dashboard(server, secret):
+    """What a page is told at first and with the next sample."""
+    url = f"{server.url}/dashboard/events"
+    with server.client.stream("GET", url, headers=bearer(secret)) as response:
+        told, samples = [], 0
+        for line in response.iter_lines():
+            told.append(line)
+            samples += line == "event: rows"
+            if samples == 3:
+                return "\n".join(told)
+    raise AssertionError("the stream ended")
+
+
+def test_a_new_secret_is_hidden_as_well(ending):
+    """And so is the old one, in pages that were built before, too."""
+    fresh = "tok-Fr3sh-of-the-web-client"
+    ending.sql(f"select '{fresh}' from nowhere", headers=bearer(TOKEN))
+    assert fresh in on_dashboard(ending, ADMIN)
+    ending.token_file.write_text(FILE.replace(TOKEN, fresh), encoding="utf-8")
+    ending.signal(signal.SIGHUP)
+    ending.wait_for("server_reloaded")
+    ending.sql(f"select '{fresh}', '{TOKEN}' from nowhere", headers=bearer(fresh))
+    for shown in (ending.get("/status", headers=bearer(ADMIN)).text, on_dashboard(ending, ADMIN)):
+        assert "nowhere" in shown
+        assert fresh not in shown
+        assert TOKEN not in shown
+
+
+def test_what_others_asked_for_is_for_admins_only(guarded):
+    """Their statements and what PostgreSQL said of them, while they run and afterwards."""
+    guarded.sql("select 1 as of_the_operator from nowhere", headers=bearer(ADMIN))
+    guarded.sql("select 1 as of_the_client from nowhere", headers=bearer(TOKEN))
+    for secret, own in ((ADMIN, True), (TOKEN, False)):
+        status = guarded.get("/status", headers=bearer(secret)).text
+        for shown in (status, on_dashboard(guarded, secret)):
+            assert "of_the_client" in shown
+            assert ("of_the_operator" in shown) == own
+        errors = json.loads(status)["errors"]
+        assert {one["token"] for one in errors} == {"web", "ops"}
+        for one in errors:
+            hidden = one["token"] == "ops" and not own
+            assert (one["message"] is None) == (one["statement"] is None) == hidden
+
+
+def test_health_does_not_tell_strangers_where_the_database_is(guarded):
+    """How it is, they may know; what went wrong names hosts."""
+    stranger = guarded.get("/health").json()
+    assert stranger["database"]["status"] == "connected"
+    assert guarded.get("/health", headers=bearer("wrong")).status_code == 200
+
+
 @pytest.mark.parametrize("path", ["/status", "/metrics", "/admin/pause", "/v1/query", "/sql"])
 def test_what_needs_a_token_says_so(guarded, path):
     """401 with a challenge; /sql in the words of Neon's clients."""

@@ -127,7 +127,6 @@ def test_a_batch_may_not_end_its_own_transaction(server):
 def test_nothing_of_a_request_reaches_the_next_one(server):
     """Whatever they leave behind in the connection they share."""
     for leftover in (
-        "begin",
         "set application_name = 'left over'",
         "set role pg_monitor",
         "create temp table left_over (a int)",
@@ -203,7 +202,7 @@ def test_a_client_that_leaves_while_waiting_gives_up_its_place(postgres):
 
 
 def test_a_full_pool_answers_503_after_its_timeout(postgres):
-    """Not executed, with a code, the state of the pool, and when to come back."""
+    """Not executed, with a code, and when to come back."""
     options = ("--port=0", "--max-size=1", "--statement-timeout=0")
     env = {"POOL_TIMEOUT": "0.3"}
     with ServerProcess(*options, database_url=postgres.url, env=env) as server:
@@ -219,7 +218,7 @@ def test_a_full_pool_answers_503_after_its_timeout(postgres):
     assert (answer.status_code, body["code"], body["outcome"]) == (503, "53300", "not_executed")
     assert int(answer.headers["retry-after"]) >= 1
     assert "was not executed" in body["message"]
-    assert "1 active" in body["message"]
+    assert "Pool state" not in answer.text
     assert ready.status_code == 200
 
 

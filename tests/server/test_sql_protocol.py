@@ -135,7 +135,6 @@ def test_the_command_and_its_count(server):
         ("delete from made", "DELETE", 2),
         ("delete from made", "DELETE", 0),
         ("set datestyle = 'German'", "SET", None),
-        ("begin", "BEGIN", None),
         ("", "", None),
     ]:
         body = post(server, {"query": query}).json()
@@ -257,7 +256,9 @@ def test_of_two_members_with_one_name_the_last_counts(server):
     assert rows(post(server, b'{"query": "select 1/0", "query": "select 2 as n"}')) == [{"n": 2}]
 
 
-@pytest.mark.parametrize("query", ["select 1; select 2", "select 1;;select 2", "begin; commit"])
+@pytest.mark.parametrize(
+    "query", ["select 1; select 2", "select 1;;select 2", "set a.b = 1; commit"]
+)
 def test_two_statements_in_one_text_are_refused(server, query):
     """Neither is run."""
     answer = post(server, {"query": query})
@@ -265,11 +266,55 @@ def test_two_statements_in_one_text_are_refused(server, query):
     assert rows(post(server, {"query": "select 1 as n;"})) == [{"n": 1}]
 
 
+@pytest.mark.parametrize(
+    "query",
+    [
+        "begin",
+        "START TRANSACTION",
+        "commit",
+        "/* x */ rollback",
+        "\n end;",
+        "abort",
+        "begin; commit",
+    ],
+)
+def test_a_lone_begin_is_refused_and_not_lost(server, query):
+    """BEGIN, INSERT, ROLLBACK as three requests would keep the row."""
+    for path, part in (("/sql", "message"), ("/v1/query", "detail")):
+        answer = httpx.post(f"{server.url}{path}", json={"query": query})
+        body = answer.json()
+        assert (answer.status_code, body["code"], body["outcome"]) == (400, "2D000", "not_executed")
+        assert "would end with this request" in body[part]
+        assert "/v1/transaction" in body[part]
+
+
+def test_statements_that_only_look_like_transaction_control_run(server):
+    """PREPARE of a statement, and the second phase of a transaction that was prepared before."""
+    assert post(server, {"query": "prepare mine as select 1"}).status_code == 200
+    for query in ("commit prepared 'nobody'", "rollback prepared 'nobody'"):
+        assert post(server, {"query": query}).json()["code"] == "42704"
+
+
+@pytest.mark.parametrize(
+    ("query", "params", "hint"),
+    [
+        ("select 1; select 2", [], "send one statement per request"),
+        ("select $1::int", [], "`params` has 0 values, the statement has 1."),
+        ("select 1", [1], "`params` has 1 value, the statement has 0."),
+    ],
+)
+def test_mistakes_of_beginners_have_a_hint(server, query, params, hint):
+    """Where PostgreSQL gives none."""
+    body = {"query": query, "params": params}
+    assert hint in post(server, body).json()["hint"]
+    problem = httpx.post(f"{server.url}/v1/query", json=body).json()
+    assert f"Suggestion: {hint}" in problem["detail"]
+
+
 def test_what_a_session_keeps_does_not_reach_the_next_request(server):
     """Prepared statements and open transactions, failed ones included."""
     for leftover in (
         "prepare mine as select 1",
-        "begin",
         "select 1/0",
         "declare c cursor for select 1",
     ):
@@ -284,7 +329,12 @@ def test_other_paths_and_methods_say_what_there_is(server):
     for path in ("/sql/", "/SQL", "/v1/sql"):
         answer = httpx.post(f"{server.url}{path}", content=b"{}")
         assert answer.status_code == 404
-        assert answer.json()["type"] == "urn:poolkeeper:problem:not-found"
+        problem = answer.json()
+        assert problem["type"] == "urn:poolkeeper:problem:not-found"
+        assert problem["request_id"] == answer.headers["x-request-id"]
+        assert problem["instance"] == f"urn:poolkeeper:request:{problem['request_id']}"
+        assert problem["outcome"] == "not_executed"
+        assert "/openapi.json" in problem["detail"]
     for method in ("GET", "PUT", "DELETE"):
         answer = httpx.request(method, f"{server.url}/sql")
         assert answer.status_code == 405

@@ -27,6 +27,7 @@ from poolkeeper.server.status import (
     RequestInFlightError,
     ShutDownError,
     StartingError,
+    TooManyBytesError,
     TransactionLostError,
     UnauthorizedError,
 )
@@ -97,6 +98,7 @@ CASES = [
     (RateLimitedError("slow down", retry_after=2.5), 429, 429, "53300", "not_executed"),
     (TooManyRequestsError("slow down"), 429, 429, "53300", "not_executed"),
     (BodyTooLargeError(10), 413, 413, "54000", "not_executed"),
+    (TooManyBytesError(10), 503, 503, "53200", "not_executed"),
     (BodyTimeoutError(30.0), 408, 408, "", "not_executed"),
     (ResultTooLargeError(10, executed=True), 507, 507, "54000", "executed"),
     (ResultTooLargeError(10, executed=False), 507, 507, "54000", "rolled_back"),
@@ -112,7 +114,7 @@ CASES = [
     (PausedError(1.0), 503, 503, "57P03", "not_executed"),
     (StartingError(), 503, 503, "57P03", "not_executed"),
     (exceptions.PoolClosedError("closed"), 503, 503, "57P01", "not_executed"),
-    (exceptions.LedgerUnavailableError("none"), 503, 503, "55000", "not_executed"),
+    (exceptions.LedgerUnavailableError("none"), 501, 501, "55000", "not_executed"),
     (ShutDownError(), 503, 503, "57P01", "rolled_back"),
     (TransactionLostError("gone"), 503, 503, "08006", "rolled_back"),
     (exceptions.TransactionRolledBackError("gone"), 503, 503, "08006", "rolled_back"),
@@ -128,7 +130,6 @@ CASES = [
     (ZeroDivisionError("secret detail"), 500, 500, "XX000", "unknown"),
 ]
 ERRORS = [case[0] for case in CASES]
-WITHOUT_A_TIME = exceptions.LedgerUnavailableError
 
 
 def judged(error, seed=1, pace=None):
@@ -186,13 +187,13 @@ def test_every_row_of_the_table_is_covered_here():
 
 
 def test_what_may_be_sent_again_is_told_from_what_may_not():
-    """Conflicts and all 503 but a missing ledger; never what may have taken effect."""
+    """Conflicts and every 503; never what may have taken effect."""
     again = {type(error).__name__ for error in ERRORS if native(error).body["retryable"]}
     assert {"SerializationFailure", "DeadlockDetected", "RequestInFlightError"} <= again
     for error in ERRORS:
         problem = native(error)
         if problem.status == 503:
-            assert problem.body["retryable"] != isinstance(error, WITHOUT_A_TIME)
+            assert problem.body["retryable"]
         if problem.body["outcome"] in {"unknown", "executed"}:
             assert not problem.body["retryable"]
 
@@ -202,9 +203,7 @@ def test_retry_after_is_a_whole_number_from_one_and_only_where_trying_again_help
     for error in ERRORS:
         problem = native(error)
         expected = problem.status in {503, 429} or problem.body["type"].endswith("in-flight")
-        assert ("Retry-After" in problem.headers) == (
-            expected and not isinstance(error, WITHOUT_A_TIME)
-        ), error
+        assert ("Retry-After" in problem.headers) == expected, error
     soon = exceptions.DatabaseUnavailableError("down", next_attempt_seconds=7.3)
     assert {judged(soon, seed).retry_after for seed in range(50)} == {8, 9}
     unknown = exceptions.DatabaseUnavailableError("down")
@@ -283,7 +282,7 @@ def test_messages_say_what_became_of_the_request_before_the_suggestion():
     )
     said = exceptions.PoolExhaustedError("Full. The request was not executed. Go on.")
     assert judged(said).message.count("was not executed") == 1
-    unknown = judged(OutcomeUnknownError("EOF\n\tdetected")).message
+    unknown = judged(OutcomeUnknownError("EOF detected\n\tThis probably means")).message
     assert "EOF detected. Whether the request took effect is unknown. Suggestion: " in unknown
 
 
@@ -306,3 +305,63 @@ def test_a_draining_server_asks_for_a_new_connection():
         "The server is shutting down. The request was not executed. Suggestion: send the request "
         "to another instance or again after Retry-After."
     )
+
+
+OUTAGE = exceptions.DatabaseUnavailableError(
+    "The database at app@db.internal:5432/x has been unreachable for 12.0 s: refused. Pool state: "
+    "total=0. Suggestion: check that it runs.",
+    outage_seconds=12.0,
+    next_attempt_seconds=0.8,
+)
+OUTAGE.__cause__ = psycopg.OperationalError(
+    'connection to server at "db.internal", port 5432 failed: Connection refused'
+)
+TIMEOUT = exceptions.PoolTimeoutError(
+    "Connection acquisition timeout after 1.0s. Pool state: total=1. Held by task-1. The database "
+    "at app@db.internal:5432/x has been unreachable for 3.0 s. Suggestion: try again later."
+)
+TIMEOUT.__cause__ = OUTAGE.__cause__
+VALIDATION = exceptions.ConnectionValidationError(
+    "Connection validation failed and no replacement could be opened: db.internal. Pool state: x."
+)
+LEDGER = exceptions.LedgerUnavailableError("The table cannot be created at app@db.internal: no.")
+COMMIT_LOST = exceptions.TransactionOutcomeUnknownError(
+    "Lost, and app@db.internal could not be asked.", transaction_id=ID
+)
+
+
+@pytest.mark.parametrize("error", [OUTAGE, TIMEOUT, VALIDATION, LEDGER, COMMIT_LOST])
+def test_clients_are_not_told_where_the_database_is_nor_how_the_pool_does(error):
+    """The log has it; they get the cause in words of our own, and what to do."""
+    for answer in (neon(error), native(error)):
+        told = str(answer.body)
+        assert not any(
+            word in told for word in ("db.internal", "app@", "5432", "Pool state", "Held")
+        )
+        assert answer.message.count("Suggestion: ") == 1
+
+
+def test_an_outage_is_told_with_its_cause_its_age_and_the_next_attempt():
+    """Once in the message, and by itself as detail."""
+    body = neon(OUTAGE).body
+    assert body["detail"] == "connection refused, for 12.0 s, next attempt in 0.8 s"
+    assert body["message"].startswith(f"The database is unreachable: {body['detail']}. The request")
+    assert "connection refused" in neon(TIMEOUT).body["message"]
+
+
+def test_detail_does_not_repeat_the_message():
+    """Both are shown by drivers."""
+    for error in ERRORS:
+        if not isinstance(error, psycopg.Error):
+            body = neon(error).body
+            assert body["detail"] != body["message"], error
+            assert "Suggestion: " not in body["detail"]
+
+
+def test_a_missing_ledger_is_not_to_be_asked_again():
+    """Retrying does not make the table; the message says once that nothing was executed."""
+    problem = native(LEDGER)
+    assert (problem.status, problem.body["retryable"]) == (501, False)
+    assert "Retry-After" not in problem.headers
+    assert problem.message.count("executed") == 1
+    assert "poolkeeper init-db" in problem.message

@@ -12,6 +12,7 @@ from starlette.datastructures import Headers
 from poolkeeper.asgi.disconnects import Departure
 from poolkeeper.asgi.failures import bad_timeout, out_of_time
 from poolkeeper.asgi.responses import problem_response, report
+from poolkeeper.deadlines import request_time_left
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -32,11 +33,12 @@ class ResponseCutError(TimeoutError):
 class DeadlineMiddleware:
     """ASGI middleware that gives up requests that take too long.
 
-    At the deadline the handler is cancelled wherever it waits: in the queue for a connection,
-    whose place is given up, or for a statement, which is cancelled in the database. The client
-    gets the problem ``request-deadline``: 504 if its method is a safe one (``GET``, ``HEAD``), else
-    502, because whether the cancelled work took effect is unknown. A response that has begun is
-    cut off. What runs after the response (background tasks) has no deadline.
+    A handler that still waits for a connection shortly before its deadline gets a
+    ``PoolTimeoutError``: 503, certainly not executed. At the deadline it is cancelled wherever it
+    waits, and the statement it waits for is cancelled in the database. The client then gets the
+    problem ``request-deadline``: 504 if its method is a safe one (``GET``, ``HEAD``), else 502,
+    because whether the cancelled work took effect is unknown. A response that has begun is cut
+    off. What runs after the response (background tasks) has no deadline.
 
     A handler that is not a coroutine runs in a thread, which cannot be cancelled: the answer waits
     for its end. Put this outside of ``ProblemMiddleware``, as ``install`` does.
@@ -90,6 +92,7 @@ class _Timed:
         self._started = False
         self._finished = False
         self._left = False
+        self._task: asyncio.Task[object] | None = None
 
     async def run(self, app: ASGIApp, receive: Receive, cancel_on_disconnect: bool) -> None:  # noqa: FBT001
         task = asyncio.current_task()
@@ -101,7 +104,9 @@ class _Timed:
                 task.cancel()
 
         departure = Departure(self._scope, receive, leave) if cancel_on_disconnect else None
+        self._task = task
         token = _current.set(self)
+        waiting = request_time_left.set(self._left_to_wait)
         try:
             async with self._timeout:
                 await app(self._scope, departure.receive if departure else receive, self._watched)
@@ -114,6 +119,7 @@ class _Timed:
             if not self._left or task.uncancel():
                 raise
         finally:
+            request_time_left.reset(waiting)
             _current.reset(token)
             if departure is not None:
                 await departure.close()
@@ -140,6 +146,10 @@ class _Timed:
     def reschedule(self, seconds: float | None) -> None:
         if not self._timeout.expired():
             self._timeout.reschedule(None if seconds is None else self._loop.time() + seconds)
+
+    def _left_to_wait(self) -> float | None:
+        # Tasks it has started are not cancelled at its deadline and may outlive it.
+        return self.left() if asyncio.current_task() is self._task else None
 
     def left(self) -> float | None:
         when = self._timeout.when()

@@ -58,10 +58,13 @@ _LOST_BEFORE = (
 )
 _UNDONE = "The connection to the database was lost. The request was rolled back."
 _TOO_LONG = "The request took too long and was rolled back."
+_SEND_AGAIN = "Suggestion: send it again; it only reads."
 _IN_DOUBT = (
     "The connection to the database was lost. Whether the request took effect is unknown. "
     "Suggestion: look before sending it again."
 )
+
+_UNKNOWN = _Rule(502, "outcome-unknown", "unknown", _IN_DOUBT)
 
 # The nearest ancestor counts. Errors that are not here are mistakes of the application.
 _RULES: Mapping[type[BaseException], _Rule] = {
@@ -79,7 +82,7 @@ _RULES: Mapping[type[BaseException], _Rule] = {
     ),
     exceptions.TransactionRolledBackError: _Rule(503, "transaction-lost", "rolled_back", _UNDONE),
     exceptions.TransactionTimeoutError: _Rule(504, "transaction-timeout", "rolled_back", _TOO_LONG),
-    exceptions.TransactionOutcomeUnknownError: _Rule(502, "outcome-unknown", "unknown", _IN_DOUBT),
+    exceptions.TransactionOutcomeUnknownError: _UNKNOWN,
     exceptions.TransactionAlreadyCommittedError: _Rule(
         409,
         "already-committed",
@@ -105,11 +108,14 @@ def failure_of(error: BaseException, *, method: str = "POST") -> Failure | None:
         rule = _timeout_rule(error, method)
     if rule is None:
         return None
+    detail = rule.detail
+    if rule is _UNKNOWN and method in _SAFE_METHODS:
+        detail = f"The connection to the database was lost. {_SEND_AGAIN}"
     return Failure(
         rule.status,
         rule.kind,
         rule.outcome,
-        rule.detail,
+        detail,
         _seconds_until_useful(error) if rule.status == 503 else None,
         _facts(error),
     )
@@ -121,8 +127,7 @@ def out_of_time(seconds: float, *, method: str) -> Failure:
         504 if method in _SAFE_METHODS else 502,
         "request-deadline",
         "unknown",
-        f"The request was not finished within {seconds:g} s and was given up. Whether it took "
-        "effect is unknown. Suggestion: look before sending it again.",
+        f"The request was not finished within {seconds:g} s and was given up. {_advice(method)}",
     )
 
 
@@ -149,7 +154,7 @@ def _driver_rule(error: BaseException) -> _Rule | None:
         case Outcome.ROLLED_BACK:
             return _Rule(503, "transaction-lost", "rolled_back", _UNDONE)
         case Outcome.UNKNOWN:
-            return _Rule(502, "outcome-unknown", "unknown", _IN_DOUBT)
+            return _UNKNOWN
 
 
 def _is_loss(error: BaseException, code: object) -> bool:
@@ -170,9 +175,15 @@ def _timeout_rule(error: TimeoutError, method: str) -> _Rule:
         504 if method in _SAFE_METHODS else 502,
         "timeout",
         "unknown",
-        "The request took too long. Whether it took effect is unknown. "
-        "Suggestion: look before sending it again.",
+        f"The request took too long. {_advice(method)}",
     )
+
+
+def _advice(method: str) -> str:
+    """What to do about a request that may have been executed."""
+    if method in _SAFE_METHODS:
+        return _SEND_AGAIN
+    return "Whether it took effect is unknown. Suggestion: look before sending it again."
 
 
 def _seconds_until_useful(error: BaseException) -> int:

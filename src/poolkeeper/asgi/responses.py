@@ -48,16 +48,23 @@ def problem_response(
 
 def report(failure: Failure, scope: Scope, error: BaseException | None = None) -> None:
     """Log what the client is not told."""
+    reason = None if error is None else " ".join(f"{type(error).__name__}: {error}".split())
     _log.warning(
-        "request_failed",
+        # With the facts: handlers that know nothing of ours print the message alone.
+        "request_failed: %s %s, %d %s, %s: %s",
+        scope["method"],
+        # Decoded from what a stranger sent: it must not begin a line of its own.
+        scope["path"].encode("unicode_escape").decode("ascii"),
+        failure.status,
+        failure.kind,
+        failure.outcome,
+        reason or failure.detail,
         extra={
             "kind": failure.kind,
             "status": failure.status,
             "outcome": failure.outcome,
             "method": scope["method"],
             "path": scope["path"],
-            "error": None
-            if error is None
-            else " ".join(f"{type(error).__name__}: {error}".split()),
+            "error": reason,
         },
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import sys
 from typing import TYPE_CHECKING
@@ -43,7 +44,8 @@ def announce(
         _log.info("server_started", extra=facts)
         return
     connections = f"{processes} × {config.max_size}" if processes > 1 else str(config.max_size)
-    token = ' -H "Authorization: Bearer $POOLKEEPER_TOKEN"' if token_needed else ""
+    shown = "$POOLKEEPER_TOKEN" if os.environ.get("POOLKEEPER_TOKEN") else "<token>"
+    token = f' -H "Authorization: Bearer {shown}"' if token_needed else ""
     lines = [
         ("serving", ", ".join(urls)),
         ("database", f"{database}, at most {connections} connections"),

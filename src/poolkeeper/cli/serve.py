@@ -210,7 +210,13 @@ def serve(
     ] = 30.0,
     max_request_bytes: Annotated[
         int,
-        typer.Option(metavar="BYTES", min=1, help="Longest request body.", rich_help_panel=_LIMITS),
+        typer.Option(
+            metavar="BYTES",
+            min=1,
+            help="Longest request body.",
+            show_default="10 MiB",
+            rich_help_panel=_LIMITS,
+        ),
     ] = 10 * MEBIBYTE,
     max_response_bytes: Annotated[
         int,
@@ -218,6 +224,7 @@ def serve(
             metavar="BYTES",
             min=1,
             help="Longest result that is not streamed.",
+            show_default="10 MiB",
             rich_help_panel=_LIMITS,
         ),
     ] = 10 * MEBIBYTE,

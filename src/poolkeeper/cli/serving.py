@@ -8,11 +8,13 @@ import functools
 import importlib
 import logging
 import os
+import re
 import socket
 import sys
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import structlog
 from psycopg.conninfo import conninfo_to_dict
 
@@ -31,7 +33,7 @@ from poolkeeper.server.supervisor import Crew, Supervisor
 from poolkeeper.server.systemd import Notifier, inherited_sockets
 from poolkeeper.server.tls import Certificate, CertificateError
 from poolkeeper.server.token_file import read_tokens
-from poolkeeper.urls import split_url
+from poolkeeper.urls import mask_url, split_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -42,6 +44,11 @@ if TYPE_CHECKING:
 
 
 _log = logging.getLogger("poolkeeper.server")
+
+_SHORTEST_TOKEN = 16
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s?#@]+/?", re.IGNORECASE)
+
+_WAITING_PER_CONNECTION = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +81,7 @@ def run(plan: Plan) -> None:
     with _readable_errors(), contextlib.ExitStack() as resources:
         birth = Birth.from_environment(os.environ)
         notifier = Notifier.from_environment(os.environ)
+        _check_origins(plan.settings.cors_origins)
         config = _pool_config(plan.database_url, plan.max_size)
         redactor = configure_logging(json=plan.as_json)
         configure_access_log(as_json=plan.as_json)
@@ -87,12 +95,14 @@ def run(plan: Plan) -> None:
             resources.enter_context(sock)
         if birth is None:
             _check_door(plan, settings, sockets, encrypted=certificate is not None)
+            _warn_of_short_token(plan.settings.tokens)
         embedded = None
         if config.database_url is None:
             embedded = resources.enter_context(_embedded(plan.data_dir))
             config = config.with_changes(database_url=embedded.dsn(driver="psycopg"))
         url = _for_psycopg(config.require_database_url())
         redactor.add(url)
+        connect_kwargs = _connect_kwargs(url, plan.statement_timeout)
         # What a request leaves in its session must never reach the next one.
         config = config.with_changes(database_url=url, reset="always")
         meanwhile = functools.partial(keep_running, embedded) if embedded else None
@@ -129,7 +139,6 @@ def run(plan: Plan) -> None:
         if birth is not None:
             # Every record says which process it is from.
             structlog.contextvars.bind_contextvars(process_number=birth.number)
-        connect_kwargs = _connect_kwargs(url, plan.statement_timeout)
         serving = serve(sockets, config, settings, connect_kwargs=connect_kwargs, around=around)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(serving)
@@ -219,7 +228,40 @@ def _pool_config(database_url: str | None, max_size: int | None) -> PoolConfig:
         given["database_url"] = database_url
     if max_size is not None:
         given["max_size"] = max_size
-    return PoolConfig(**given)
+    config = PoolConfig(**given)
+    if config.database_url is None and os.environ.get("DATABASE_URL") == "":
+        raise CommandError(
+            "DATABASE_URL is set but empty. "
+            "Suggestion: unset it for the embedded PostgreSQL, or give it a URL.",
+            exit_code=USAGE_FAILURE,
+        )
+    if "max_waiting" in config.model_fields_set:
+        return config
+    # More than are served in time would only wait for their refusal.
+    return config.with_changes(max_waiting=_WAITING_PER_CONNECTION * config.max_size)
+
+
+def _check_origins(origins: tuple[str, ...]) -> None:
+    """A browser's ``Origin`` always has a scheme and never a path."""
+    for origin in origins:
+        if origin != "*" and not _ORIGIN.fullmatch(origin):
+            host = origin.rpartition("://")[2].partition("/")[0] or "example.com"
+            raise CommandError(
+                f"--cors-origin {origin!r} is not an origin: scheme, host and port, no path. "
+                f"Suggestion: write --cors-origin https://{host}.",
+                exit_code=USAGE_FAILURE,
+            )
+
+
+def _warn_of_short_token(tokens: tuple[Token, ...]) -> None:
+    if any(len(token.secret) < _SHORTEST_TOKEN for token in tokens):
+        _log.warning(
+            "token_too_short",
+            extra={
+                "wanted_characters": _SHORTEST_TOKEN,
+                "suggestion": "`openssl rand -hex 32` makes one that cannot be guessed",
+            },
+        )
 
 
 def _for_psycopg(url: str) -> str:
@@ -231,7 +273,16 @@ def _for_psycopg(url: str) -> str:
 def _connect_kwargs(url: str, statement_timeout: float) -> dict[str, Any]:
     """Session settings as the startup packet sets them: a reset goes back to these."""
     _driver, plain = split_url(url)
-    given = conninfo_to_dict(plain)
+    try:
+        given = conninfo_to_dict(plain)
+    except psycopg.ProgrammingError as error:
+        words = str(error).strip()
+        reason = words if words.startswith("invalid URI query parameter") else "libpq refuses it"
+        raise CommandError(
+            f"The database URL {mask_url(plain)!r} cannot be used: {reason}. Suggestion: after "
+            "the ? use libpq's parameters only, such as sslmode or target_session_attrs.",
+            exit_code=USAGE_FAILURE,
+        ) from None  # libpq's words may quote what is secret
     # Statements of strangers are not prepared on the driver's side, so that all can be dropped.
     settings: dict[str, Any] = {"client_encoding": "UTF8", "prepare_threshold": None}
     if "application_name" not in given:
@@ -265,7 +316,11 @@ def _embedded(data_dir: Path) -> Iterator[EmbeddedPostgres]:
                 f"{str(error).rstrip('.')}, or choose another directory with --data-dir or "
                 "POOLKEEPER_DATA_DIR."
             ) from error
-        raise
+        words = str(error).replace(
+            "choose another data directory",
+            "choose another data directory with --data-dir or POOLKEEPER_DATA_DIR",
+        )
+        raise CommandError(words, exit_code=RUNTIME_FAILURE) from error
     try:
         yield postgres
     finally:

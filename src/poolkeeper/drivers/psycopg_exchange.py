@@ -96,6 +96,11 @@ class Exchange:
         lock: asyncio.Lock = self.connection.lock
         return lock
 
+    @property
+    def socket(self) -> socket.socket | None:
+        """Of a borrowed connection: for looking at, never for reading."""
+        return None if self._session is None else self._session._watch
+
     def begin(self) -> None:
         """From here on the statement is in flight."""
         self.going_on = True
@@ -172,17 +177,26 @@ class Exchange:
 
     def cut(self) -> None:
         """End the connection; whoever reads from it meets the end of the stream."""
-        if self.pgconn.status != pq.ConnStatus.OK:
-            return
-        # A second descriptor: libpq finds its own at the end of the stream.
-        descriptor = os.dup(self.pgconn.socket)
-        with socket.socket(fileno=descriptor) as sock, contextlib.suppress(OSError):
-            sock.shutdown(socket.SHUT_RDWR)
+        _cut(self.pgconn)
 
     def close(self) -> None:
         """Give the connection up in the middle of an answer."""
         self.end()
         self.pgconn.finish()
+
+
+def cut(conn: Any) -> None:
+    """End a connection; whoever reads from it meets the end of the stream."""
+    _cut(_psycopgs(conn).pgconn)
+
+
+def _cut(pgconn: PGconn) -> None:
+    if pgconn.status != pq.ConnStatus.OK:
+        return
+    # A second descriptor: libpq finds its own at the end of the stream.
+    descriptor = os.dup(pgconn.socket)
+    with socket.socket(fileno=descriptor) as sock, contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
 
 
 def is_half_read(conn: Any) -> bool:

@@ -41,7 +41,8 @@ class DatabaseHealth:
         status: ``connected``; ``connecting`` while the first connection is being made;
             ``disconnected`` during an outage, also while the prober dials.
         pool: The sizes of the pool.
-        latency_ms: Round trip of the latest probe in milliseconds, None before the first one.
+        latency_ms: Round trip of the latest probe in milliseconds, None before the first one
+            and while disconnected.
         last_error: The latest failure to reach the database, without secrets.
         outage_seconds: Age of the outage, None without one.
         next_attempt_seconds: Until the prober dials again; None without an outage or while it
@@ -106,11 +107,15 @@ def build_health_report(
         outage_seconds: Age of the outage going on now.
         next_attempt_seconds: Until the prober dials again.
     """
+    database = _database_status(availability, snapshot, outage_seconds, connecting=connecting)
+    if database == "disconnected":
+        # The round trip of before says nothing about now.
+        latency_seconds = None
     return HealthReport(
         status=_HEALTH_OF[availability],
         timestamp=now.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         database=DatabaseHealth(
-            status=_database_status(availability, snapshot, outage_seconds, connecting=connecting),
+            status=database,
             pool=PoolHealth(
                 total=snapshot.total,
                 idle=snapshot.idle,

@@ -153,6 +153,7 @@ def configure_logging(
                 structlog.processors.StackInfoRenderer(),
                 structlog.processors.format_exc_info,
                 redactor,
+                *([] if json else [_for_people]),
                 renderer,
             ],
         )
@@ -185,6 +186,17 @@ def _drop_duplicates(
     """Uvicorn attaches its message a second time, with colours."""
     record.pop("color_message", None)
     return record
+
+
+def _for_people(
+    _logger: Any, _method: str, record: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """Only as many digits as somebody reads, and nothing that is not there."""
+    return {
+        name: round(value, 3 if abs(value) >= 0.1 else 6) if isinstance(value, float) else value
+        for name, value in record.items()
+        if value is not None
+    }
 
 
 def _level_number(level: int | str) -> int:

@@ -43,6 +43,7 @@ class Access:
         # Every request without a token carries the same few; bounded by being replaced when full.
         self._own_hosts: set[str] = set()
         self._tokens: list[tuple[bytes, Token]] = []
+        self._secrets: tuple[str, ...] = ()
         self.replace_tokens(tokens)
 
     @property
@@ -55,6 +56,11 @@ class Access:
         """Whether clients can be told apart."""
         return len(self._tokens) > 1
 
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What nobody may read: also of earlier tokens, which may go on under their hash."""
+        return self._secrets
+
     def replace_tokens(self, tokens: Sequence[Token]) -> None:
         """From the next request on, these count. Requests that were let in go on.
 
@@ -66,6 +72,9 @@ class Access:
                 "Without any token everybody would be let in. Suggestion: keep one, or restart."
             )
         self._tokens = [(token.digest(), token) for token in tokens]
+        given = [token.secret for token in tokens if token.secret]
+        if fresh := [secret for secret in given if secret not in self._secrets]:
+            self._secrets += tuple(fresh)
 
     def check(self, headers: Mapping[str, str]) -> Token | None:
         """Let the request pass or raise; the token it showed, None where none is asked for.
@@ -82,11 +91,16 @@ class Access:
         if scheme.lower() == "bearer":
             # Header values are decoded as Latin-1, whatever the client meant by its bytes.
             token = self.token_for(secret.strip().encode("latin-1", "replace"))
+        if token is None and scheme.lower() == "bearer" and secret.strip():
+            raise UnauthorizedError(
+                "The token was not accepted. Suggestion: send the one of --token, "
+                "POOLKEEPER_TOKEN or a secret of --token-file."
+            )
         if token is None:
             raise UnauthorizedError(
                 "missing authentication credentials. "
                 "Suggestion: send the header Authorization: Bearer <token>, with the token the "
-                "server was started with (--token or POOLKEEPER_TOKEN)."
+                "server was started with (--token, POOLKEEPER_TOKEN or --token-file)."
             )
         return token
 

@@ -35,7 +35,8 @@ class AccessLog:
     ) -> None:
         """Log a request that was answered with ``status`` and ``size`` bytes of body."""
         path = scope["path"]
-        level = logging.DEBUG if status < 400 and path in self._quiet else logging.INFO
+        quiet = path in self._quiet or path == "/dashboard" or path.startswith("/dashboard/")
+        level = logging.DEBUG if status < 400 and quiet else logging.INFO
         if not logger.isEnabledFor(level):
             return
         client = scope.get("client")
@@ -56,6 +57,8 @@ class AccessLog:
             facts["kind"] = context.kind
         if context.outcome is not None:
             facts["outcome"] = context.outcome
+        if context.error is not None:
+            facts["error"] = context.error
         if "queue" in timing:
             facts["queue_seconds"] = round(timing["queue"], 6)
         if "db" in timing:
@@ -95,6 +98,8 @@ class _Console(logging.Formatter):
             if name in facts:
                 words.append(f"{unit} {facts[name] * _MILLISECONDS:.1f}")
         words += [str(facts[name]) for name in ("token", "kind", "outcome") if name in facts]
+        if "error" in facts:
+            words.append(_printable(facts["error"]))
         return "  ".join([*words, facts["request_id"]])
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 import time
 from collections import defaultdict, deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from poolkeeper.observability.statistics import Histogram
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     from poolkeeper.server.context import RequestContext
 
 _KEPT = 100
+# Failures that are the same are told as one for so many seconds.
+_FOLDED_SECONDS = 60
 # A statement may be as long as a request body; what is kept for people need not be.
 _LONGEST_TEXT = 2000
 
@@ -61,7 +65,9 @@ class Running:
 class Finished:
     """One request worth remembering: it failed, or its statement was slow.
 
-    ``at`` is a Unix time; ``seconds`` is how long the request took; long texts are cut.
+    ``at`` is a Unix time; ``seconds`` is how long the request took; long texts are cut. Of failures
+    that are the same it is the first: ``count`` says how many there were within a minute,
+    ``last_at`` when the latest.
     """
 
     at: float
@@ -74,6 +80,45 @@ class Finished:
     kind: str | None
     outcome: str | None
     message: str | None
+    last_at: float
+    count: int = 1
+
+
+class Failures:
+    """The latest failures. Many of one sort do not displace those that somebody has to look at.
+
+    Those whose outcome may be unknown (502, 500, 504) are kept apart from those that are the
+    client's, or harmless.
+    """
+
+    def __init__(self) -> None:
+        self._grave: dict[tuple[object, ...], tuple[int, Finished]] = {}
+        self._others: dict[tuple[object, ...], tuple[int, Finished]] = {}
+        self._numbers = itertools.count()
+
+    def add(self, failed: Finished) -> None:
+        """Keep a failure, with those that are the same and came in the same minute."""
+        grave = failed.status >= 500 and failed.status not in {503, 507}
+        ring = self._grave if grave else self._others
+        # Of requests that were turned away it does not matter what they wanted.
+        what = None if failed.status == 503 else (failed.token, failed.statement, failed.message)
+        minute = failed.at // _FOLDED_SECONDS
+        key = (minute, failed.status, failed.kind, failed.outcome, failed.route, what)
+        known = ring.pop(key, None)
+        if known is not None:
+            failed = replace(known[1], last_at=failed.at, count=known[1].count + 1)
+        ring[key] = (next(self._numbers), failed)
+        if len(ring) > _KEPT:
+            del ring[next(iter(ring))]
+
+    def latest(self, limit: int) -> list[Finished]:
+        """At most so many, the latest last; up to half of them are the grave ones."""
+        grave = list(self._grave.values())[-limit:]
+        others = list(self._others.values())[-limit:]
+        room = max(limit // 2, limit - len(others))
+        grave = grave[max(0, len(grave) - room) :]
+        others = others[max(0, len(others) - (limit - len(grave))) :]
+        return [failed for _, failed in heapq.merge(grave, others, key=itemgetter(0))]
 
 
 @dataclass(slots=True)
@@ -83,7 +128,7 @@ class Activity:
     Attributes:
         slow_seconds: From this duration on a request is kept in ``slow``.
         running: Those that wait for a connection or have one.
-        errors: The latest that failed, oldest first.
+        failures: The latest that failed.
         slow: The latest that took long, oldest first.
         seconds: How long all of them took.
         statuses: How many were answered with each HTTP status.
@@ -91,10 +136,15 @@ class Activity:
 
     slow_seconds: float = 1.0
     running: set[Running] = field(default_factory=set)
-    errors: deque[Finished] = field(default_factory=lambda: deque(maxlen=_KEPT))
+    failures: Failures = field(default_factory=Failures)
     slow: deque[Finished] = field(default_factory=lambda: deque(maxlen=_KEPT))
     seconds: Histogram = field(default_factory=Histogram)
     statuses: defaultdict[int, int] = field(default_factory=lambda: defaultdict(int))
+
+    @property
+    def errors(self) -> list[Finished]:
+        """All failures that are kept, the latest last."""
+        return self.failures.latest(2 * _KEPT)
 
     def begin(self, context: RequestContext, route: str) -> Running:
         """A request begins to wait for a connection; `end` must follow."""
@@ -113,8 +163,10 @@ class Activity:
         if not (failed or slow):
             return
         context = running.context
+        now = time.time()
         finished = Finished(
-            at=time.time(),
+            at=now,
+            last_at=now,
             request_id=context.request_id,
             route=running.route,
             token=context.token.name if context.token else None,
@@ -126,7 +178,7 @@ class Activity:
             message=_shortened(message),
         )
         if failed:
-            self.errors.append(finished)
+            self.failures.add(finished)
         if slow:
             self.slow.append(finished)
 

@@ -12,7 +12,7 @@ from starlette.routing import Route
 from poolkeeper.server.controls import Controls
 from poolkeeper.server.merged_metrics import merged
 from poolkeeper.server.problem import problem
-from poolkeeper.server.status_page import status_document
+from poolkeeper.server.status_page import owner_for, status_document
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -44,13 +44,13 @@ class Operator:
         self._controls = Controls(parts.pool, parts.lifecycle)
 
     async def status(self, request: Request) -> Response:
-        """Everything that is known; of the other processes under ``processes``."""
-        self._parts.access.check(request.headers)
-        document = await status_document(self._parts)
+        """What this client may know; of the other processes under ``processes``."""
+        owner = owner_for(self._parts.access.check(request.headers))
+        document = await status_document(self._parts, owner)
         siblings = self._parts.lifecycle.siblings
         if siblings is not None:
             document["server"]["process"] = siblings.number
-            document["processes"] = await siblings.everyone("status")
+            document["processes"] = await siblings.everyone("status", owner=owner)
         return _json(200, document)
 
     async def metrics(self, request: Request) -> Response:

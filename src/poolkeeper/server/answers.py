@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 import psycopg
 
 from poolkeeper import exceptions, sqlstate
-from poolkeeper.server import execute, status
+from poolkeeper.server import execute, status, telling
 from poolkeeper.server.neon.request import BadRequestError
 from poolkeeper.server.turned_away import RateLimitedError, TooManyRequestsError
 
@@ -63,6 +64,8 @@ def situation(
     outcome: Outcome = rule.outcome
     if isinstance(error, execute.ResultTooLargeError):
         outcome = "executed" if error.executed else "rolled_back"
+        if error.executed is None:
+            outcome = "unknown"
     return Situation(
         error,
         rule,
@@ -85,12 +88,13 @@ def neon_answer(what: Situation, *, infra_status: int | None = None) -> Answer:
     error = what.database_error
     if error is not None:
         fields = {name: getattr(error.diag, source) for name, source in _DIAGNOSTICS.items()}
+        fields["hint"] = fields["hint"] or _advice(what) or None
     told = what.rule.sql
     body: dict[str, object] = {
         "message": what.message,
         "code": what.code,
         **fields,
-        "detail": fields["detail"] or what.message,
+        "detail": fields["detail"] or _detail(what),
         **_shared(what, told),
     }
     if infra_status is not None and told in {
@@ -124,10 +128,46 @@ def problem_answer(what: Situation) -> Answer:
 
 def _advised(what: Situation) -> str:
     """PostgreSQL's words with what follows from them, where the table knows that."""
-    if not (isinstance(what.error, psycopg.Error) and what.rule.suggestion):
+    advice = _advice(what)
+    if not advice:
         return what.message
     words = _OUTCOME_WORDS[what.outcome]
-    return f"{what.message.rstrip('.')}. {words} Suggestion: {what.rule.suggestion}"
+    return f"{what.message.rstrip('.')}. {words} Suggestion: {advice}"
+
+
+def _advice(what: Situation) -> str:
+    """What follows from PostgreSQL's words; empty where they say it all."""
+    if not isinstance(what.error, psycopg.Error):
+        return ""
+    if what.rule.suggestion:
+        return what.rule.suggestion
+    if "cannot insert multiple commands" in what.message:
+        return (
+            "send one statement per request; several as `statements` to /v1/transaction or as "
+            "`queries` to /sql."
+        )
+    if "due to statement timeout" in what.message:
+        return "make the statement faster, or raise --statement-timeout of the server."
+    bound = _BOUND.search(what.message)
+    if bound:
+        given, wanted = bound.groups()
+        return (
+            f"`params` has {given} value{'' if given == '1' else 's'}, the statement has {wanted}."
+        )
+    return ""
+
+
+_BOUND = re.compile(r"supplies (\d+) parameters?, but .* requires (\d+)")
+
+
+def _detail(what: Situation) -> str:
+    """Beside the message, what that does not say first: the cause, or what became of it."""
+    if isinstance(what.error, psycopg.Error):
+        return what.message
+    facts = ""
+    if isinstance(what.error, exceptions.DatabaseUnavailableError):
+        facts = telling.facts_of(what.error)
+    return facts or _OUTCOME_WORDS[what.outcome]
 
 
 def _shared(what: Situation, told: int) -> dict[str, object]:
@@ -207,16 +247,17 @@ def _message(error: BaseException, rule: Rule, outcome: Outcome, request_id: str
 
 
 def _sentence(error: BaseException, rule: Rule, outcome: Outcome) -> str:
-    what = " ".join(str(error).split())
+    what = telling.told(error)
     if isinstance(error, execute.CopyRefusedError):
         what = "COPY from or to the client is not possible over HTTP"
     elif isinstance(error, exceptions.PoolClosedError):
         # What it says itself is for whoever calls the pool from Python.
         what = "The server is shutting down"
     elif isinstance(error, execute.NothingSentError | status.TransactionLostError):
-        what = f"The connection to the database was lost: {what}"
+        what = f"The connection to the database was lost: {telling.first_line(error)}"
     elif isinstance(error, execute.OutcomeUnknownError):
-        what = f"The connection to the database was lost while the request ran: {what}"
+        reason = telling.first_line(error)
+        what = f"The connection to the database was lost while the request ran: {reason}"
     head, separator, suggestion = what.partition(" Suggestion: ")
     facts = [head.rstrip(". ") + "."]
     words = _OUTCOME_WORDS[outcome]

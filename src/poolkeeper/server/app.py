@@ -60,7 +60,7 @@ def build_app(
     limits = Limits(pool, access)
     parts = Parts(pool, settings, lifecycle, access, metrics, activity, outages, identity, limits)
     engine = Engine(parts)
-    probes = Probes(pool, lifecycle, settings)
+    probes = Probes(pool, lifecycle, settings, access=access, limits=limits)
 
     statements = [Route("/sql", SqlEndpoint(engine), methods=["POST"]), *api_routes(engine)]
     asked_all_day = {
@@ -128,7 +128,7 @@ async def _http_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     path = request.url.path
     if error.status_code == 404:
-        detail = f"There is nothing at {path}. Suggestion: see / for what there is."
+        detail = f"There is nothing at {path}. Suggestion: see /openapi.json for what there is."
         return problem(404, "not-found", detail)
     allowed = (error.headers or {}).get("Allow", "")
     detail = f"{path} does not take {request.method}. Suggestion: use {allowed}."

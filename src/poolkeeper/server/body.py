@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from poolkeeper.server.departure import ClientGoneError
 from poolkeeper.server.neon.request import BadRequestError
-from poolkeeper.server.status import BodyTimeoutError, BodyTooLargeError
+from poolkeeper.server.status import BodyTimeoutError, BodyTooLargeError, TooManyBytesError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,6 +18,62 @@ if TYPE_CHECKING:
     from poolkeeper.server.timers import Timers
 
 TIMEOUT_HEADER = "x-timeout-ms"
+
+# Of all requests that are being read or wait or run. Bodies that fit into what is read of a
+# connection at once are as many as there are connections, and not counted.
+MOST_BYTES = 128 * 1024 * 1024
+_SMALL = 64 * 1024
+
+
+class Bodies:
+    """Counts the bytes of all large bodies that a server has in its memory.
+
+    Args:
+        most: How many there may be.
+    """
+
+    def __init__(self, most: int = MOST_BYTES) -> None:
+        self._most = most
+        self.held = 0
+
+    def grow(self, by: int) -> None:
+        """More has arrived; `free` must follow.
+
+        Raises:
+            TooManyBytesError: There is no room for it; it is not counted.
+        """
+        if self.held + by > self._most:
+            raise TooManyBytesError(self._most)
+        self.held += by
+
+    def free(self, size: int) -> None:
+        """So many bytes are not needed any more."""
+        self.held -= size
+
+
+class Holding:
+    """What one request has of `Bodies`, until `end`."""
+
+    __slots__ = ("_bodies", "_size")
+
+    def __init__(self, bodies: Bodies) -> None:
+        self._bodies = bodies
+        self._size = 0
+
+    def reach(self, size: int) -> None:
+        """The body is as long as this by now.
+
+        Raises:
+            TooManyBytesError: There is no room for it.
+        """
+        if size > _SMALL:
+            self._bodies.grow(size - self._size)
+            self._size = size
+
+    def end(self) -> None:
+        """The request is over."""
+        self._bodies.free(self._size)
+        self._size = 0
 
 
 def time_limit(headers: Mapping[str, str], settings: ServerSettings) -> float:
@@ -43,6 +99,7 @@ async def read_body(
     headers: Mapping[str, str],
     *,
     limit: int,
+    holding: Holding,
     deadline: float,
     seconds: float,
     timers: Timers,
@@ -53,12 +110,14 @@ async def read_body(
         receive: Where it comes from.
         headers: Of the request.
         limit: In bytes.
+        holding: Counts what has arrived; its end is the caller's.
         deadline: In the event loop's time.
         seconds: What the deadline was made from, for people.
         timers: Of the event loop.
 
     Raises:
         BodyTooLargeError: It is longer than the limit.
+        TooManyBytesError: With the bodies of other requests it is more than the server holds.
         BodyTimeoutError: It was not complete at the deadline.
         ClientGoneError: The client left before it was complete.
     """
@@ -77,7 +136,7 @@ async def read_body(
     # What asyncio.timeout does, at a fraction of its price: every request comes this way.
     timer = timers.call_at(deadline, give_up)
     try:
-        return await _read(receive, limit)
+        return await _read(receive, limit, holding)
     except asyncio.CancelledError as cancelled:
         if too_late and task.uncancel() == 0:
             raise BodyTimeoutError(seconds) from cancelled
@@ -86,7 +145,7 @@ async def read_body(
         timer.cancel()
 
 
-async def _read(receive: Receive, limit: int) -> bytes:
+async def _read(receive: Receive, limit: int, holding: Holding) -> bytes:
     chunks: list[bytes] = []
     size = 0
     while True:
@@ -97,6 +156,7 @@ async def _read(receive: Receive, limit: int) -> bytes:
         size += len(chunk)
         if size > limit:
             raise BodyTooLargeError(limit)
+        holding.reach(size)
         if not message.get("more_body", False):
             return b"".join([*chunks, chunk]) if chunks else chunk
         chunks.append(chunk)

@@ -25,6 +25,7 @@ class RequestContext:
         timing: Seconds by phase, for ``Server-Timing``: queue, connect, db, serialize.
         kind: Name of the failure it was answered with, from the table in `status`.
         outcome: What became of its statement, where that is not plain success.
+        error: Why the infrastructure failed it, in one line without secrets.
     """
 
     request_id: str
@@ -36,6 +37,7 @@ class RequestContext:
     timing: dict[str, float] = field(default_factory=dict)
     kind: str | None = None
     outcome: str | None = None
+    error: str | None = None
 
 
 def context_of(scope: Scope) -> RequestContext:

@@ -20,7 +20,7 @@ import psycopg
 from poolkeeper.drivers.psycopg_exchange import backend_pid, give_back, is_going_on
 from poolkeeper.exceptions import PoolClosedError, PoolTimeoutError, TransactionTimeoutError
 from poolkeeper.server.answers import situation
-from poolkeeper.server.body import read_body, time_limit
+from poolkeeper.server.body import Bodies, Holding, read_body, time_limit
 from poolkeeper.server.context import context_of
 from poolkeeper.server.departure import ClientGoneError, Departure, WhileWanted
 from poolkeeper.server.execute import NothingSentError
@@ -155,6 +155,7 @@ class Engine:
     Attributes:
         in_flight: Transactions with an idempotency key that are being worked on.
         timers: For what rarely happens to a request.
+        bodies: Of the requests, as far as they are large.
     """
 
     def __init__(self, parts: Parts) -> None:
@@ -164,6 +165,7 @@ class Engine:
         self.activity = parts.activity
         self.pace = Pace()
         self.timers = Timers()
+        self.bodies = Bodies()
         self.in_flight: set[UUID] = set()
         self._identity = parts.identity
         self._limits = parts.limits
@@ -174,9 +176,10 @@ class Engine:
     async def serve(self, scope: Scope, receive: Receive, send: Send, dialect: Dialect) -> None:
         """Answer one request; failures by the table in `status`."""
         visit = Visit(scope, receive, send, headers_of(scope), context_of(scope))
+        holding = Holding(self.bodies)
         try:
             self.admit(visit)
-            job = dialect.parse(visit, await self._body(visit))
+            job = dialect.parse(visit, await self._body(visit, holding))
             visit.context.statement = job.statement[:STATEMENT_SHOWN]
             visit.departure = Departure(receive, self.timers)
             visit.running = self.activity.begin(visit.context, dialect.route)
@@ -195,6 +198,7 @@ class Engine:
                 self.note_end(visit, 200, None)
                 await self.reply(visit, 200, body, b"application/json")
         finally:
+            holding.end()
             if visit.departure is not None:
                 visit.departure.end()
             if visit.stay is not None:
@@ -209,11 +213,12 @@ class Engine:
         visit.seconds = time_limit(visit.headers, self.settings)
         visit.deadline = asyncio.get_running_loop().time() + visit.seconds
 
-    async def _body(self, visit: Visit) -> bytes:
+    async def _body(self, visit: Visit, holding: Holding) -> bytes:
         return await read_body(
             visit.receive,
             visit.headers,
             limit=self.settings.max_request_bytes,
+            holding=holding,
             deadline=visit.deadline,
             seconds=visit.seconds,
             timers=self.timers,
@@ -321,7 +326,11 @@ class Engine:
         context.kind = answer.kind
         context.outcome = answer.outcome
         if what.rule.sql >= 500:
-            _log_failure(error, answer.kind, context.request_id)
+            if answer.kind != "internal-error" and self.settings.access_log:
+                # The request's line in the access log says it.
+                context.error = " ".join(str(error).split())
+            else:
+                _log_failure(error, answer.kind, context.request_id)
         return answer
 
     def note_end(self, visit: Visit, status: int, message: str | None) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+import struct
+import sys
 from typing import TYPE_CHECKING, TypeAlias
 
 import psycopg
 from psycopg import generators, pq, waiting
 from psycopg.adapt import Transformer
 
-from poolkeeper.drivers.psycopg_exchange import Exchange
+from poolkeeper.drivers.psycopg_exchange import Exchange, cut
 from poolkeeper.server.neon.response import Field, StatementResult
 from poolkeeper.session_reset import CLEANING_SQL
 
@@ -21,6 +24,10 @@ if TYPE_CHECKING:
     from psycopg.abc import PQGen
     from psycopg.pq.abc import PGconn, PGresult
 
+if sys.platform == "linux":
+    import fcntl
+    import termios
+
 Connection: TypeAlias = "psycopg.AsyncConnection[Any]"
 
 # Rows are taken over in portions, so that a result over the limit is noticed before it fills the
@@ -28,6 +35,12 @@ Connection: TypeAlias = "psycopg.AsyncConnection[Any]"
 _ROWS_PER_PORTION = 64
 # From this many cells on, psycopg's loader is faster than a call for each.
 _MANY_CELLS = 48
+# What a portion may have beside its cells: lengths, the columns, notices.
+_BESIDE_CELLS = 1024 * 1024
+# How much more of a portion over the limit is read, to learn what became of its statement.
+_READ_ON = 32 * 1024 * 1024
+# Linux' tcp_info: tcpi_bytes_received
+_BYTES_RECEIVED = struct.Struct("@128xQ")
 # How long a cancel request may take; it needs a connection of its own.
 CANCEL_TIMEOUT = 2.0
 
@@ -41,9 +54,6 @@ _IDLE = pq.TransactionStatus.IDLE
 
 # What the pool runs to clean a session, with all prepared statements: none are the driver's.
 _CLEANING = f"{CLEANING_SQL}; DEALLOCATE ALL".encode()
-# The same in one statement, at a third of the price for both sides. It also drops the plans the
-# session keeps for functions and triggers, which cost more than that to make again.
-_CLEANING_WITH_PLANS = b"DISCARD ALL"
 
 
 class NothingSentError(Exception):
@@ -60,9 +70,10 @@ class ResultTooLargeError(Exception):
     Attributes:
         limit: The limit in bytes.
         executed: Whether the statement took effect all the same; otherwise it was rolled back.
+            None: unknown, since even the end of the result was too far away to be waited for.
     """
 
-    def __init__(self, limit: int, *, executed: bool) -> None:
+    def __init__(self, limit: int, *, executed: bool | None) -> None:
         super().__init__(f"response is too large (max is {limit} bytes)")
         self.limit = limit
         self.executed = executed
@@ -100,14 +111,17 @@ async def run_statement(
         OutcomeUnknownError: The connection was lost on the way.
         psycopg.Error: What PostgreSQL said about the statement.
     """
-    statement = _Statement(conn, max_bytes, cleaning=_cleaning_after(sql) if final else None)
+    statement = _Statement(conn, max_bytes, cleaning=_CLEANING if final else None)
     try:
         await statement.send(sql, params)
         await statement.answered
-        if statement.cancelling is not None:
-            await statement.cancelling
+        if statement.cancelling is not None and not await statement.cancelling:
+            cut(conn)
         if statement.copy is not None:
             await statement.leave_copy()
+        if statement.outgrown and (final or statement.cut_short):
+            # libpq never gives memory back before the end of a connection.
+            statement.exchange.close()
         return statement.result()
     except psycopg.Error as error:
         # Without a severity the message is libpq's own, not PostgreSQL's about the statement.
@@ -121,10 +135,17 @@ async def run_statement(
         raise
 
 
-async def ask_to_cancel(conn: Connection) -> None:
-    """Send a cancel request on a connection of its own; whether it helps shows in the result."""
-    with contextlib.suppress(psycopg.Error, OSError):
+async def ask_to_cancel(conn: Connection) -> bool:
+    """Send a cancel request on a connection of its own; whether it helps shows in the result.
+
+    False: nobody knows whether the server has read it or will, so whatever runs next on ``conn``
+    could be hit by it.
+    """
+    try:
         await conn.cancel_safe(timeout=CANCEL_TIMEOUT)
+    except (psycopg.Error, OSError):
+        return False
+    return True
 
 
 class _Statement:
@@ -132,6 +153,7 @@ class _Statement:
 
     __slots__ = (
         "_any_result",
+        "_arriving",
         "_clean",
         "_cleaning",
         "_cleaning_sql",
@@ -141,22 +163,26 @@ class _Statement:
         "_lost",
         "_max_bytes",
         "_pgconn",
+        "_reads",
         "_rows",
         "_size",
         "_tag",
+        "_taken_before",
         "_too_large",
         "_undecodable",
         "answered",
         "cancelling",
         "copy",
+        "cut_short",
         "exchange",
+        "outgrown",
     )
 
     def __init__(self, conn: Connection, max_bytes: int, *, cleaning: bytes | None) -> None:
         self.exchange = Exchange(conn, self._arrived)
         self.answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.copy: int | None = None
-        self.cancelling: asyncio.Task[None] | None = None
+        self.cancelling: asyncio.Task[bool] | None = None
         self._conn = conn
         self._pgconn = self.exchange.pgconn
         self._max_bytes = max_bytes
@@ -168,9 +194,13 @@ class _Statement:
         self._tag = b""
         self._fields: tuple[Field, ...] = ()
         self._failure: PGresult | None = None
-        self._lost: psycopg.Error | None = None
+        self._lost: Exception | None = None
         self._undecodable: UnicodeDecodeError | None = None
-        self._any_result = self._too_large = False
+        self._any_result = self._too_large = self.cut_short = False
+        # Bytes of the portion that is not complete yet.
+        self._arriving = self._reads = 0
+        self._taken_before: int | None = None
+        self.outgrown = False
 
     async def send(self, sql: bytes, params: Sequence[bytes | None]) -> None:
         """Write the statement, all of it."""
@@ -179,11 +209,11 @@ class _Statement:
         pgconn.send_query_params(sql, params)
         pgconn.set_chunked_rows_mode(_ROWS_PER_PORTION)
         self.exchange.begin()
-        if pgconn.flush() == 0:
-            return
         try:
+            if pgconn.flush() == 0:
+                return
             await self.exchange.flush()
-        except psycopg.OperationalError:
+        except BaseException:
             self.exchange.end()
             raise
         # What came meanwhile was taken from the socket: no event will tell of it.
@@ -194,7 +224,10 @@ class _Statement:
             return
         pgconn = self._pgconn
         try:
-            pgconn.consume_input()
+            self._read()
+            # libpq would keep what was notified for as long as the connection lives.
+            while pgconn.notifies():
+                pass
             while not pgconn.is_busy():
                 result = pgconn.get_result()
                 if result is None:
@@ -207,9 +240,39 @@ class _Statement:
                     if self.copy is not None:
                         self._end()
                         return
-        except psycopg.Error as error:
+            self._bound_memory()
+        except Exception as error:
+            if self._cleaning and not isinstance(error, psycopg.Error):
+                self._end()
+                raise
+            # Raised to whoever waits for the answer, who would wait until the deadline otherwise.
             if not self._cleaning:
                 self._lost = error
+            self._end()
+
+    def _read(self) -> None:
+        """Let libpq take what has come, and count it.
+
+        The first time is free; it mostly brings everything.
+        """
+        self._pgconn.consume_input()
+        self._reads += 1
+        if self._reads > 1 and (sock := self.exchange.socket) is not None:
+            taken = _taken(sock)
+            if self._taken_before is None:
+                self._taken_before = taken
+            self._arriving = taken - self._taken_before
+
+    def _bound_memory(self) -> None:
+        """Look at what libpq collects until it has a whole portion, or a whole row."""
+        limit = 2 * self._max_bytes + _BESIDE_CELLS
+        if self._arriving <= limit or self._cleaning:
+            return
+        self.outgrown = True
+        if not self._too_large:
+            self._refuse()
+        if self._arriving > limit + _READ_ON:
+            self.cut_short = True
             self._end()
 
     def _proceed(self) -> bool:
@@ -242,6 +305,7 @@ class _Statement:
 
     def _take(self, result: PGresult) -> None:
         self._any_result = True
+        self._arriving, self._taken_before = 0, None
         self._tag = result.command_status or self._tag
         status = result.status
         if status == _FATAL_ERROR:
@@ -251,12 +315,19 @@ class _Statement:
         elif result.nfields and not self._too_large:
             if not self._fields:
                 self._fields = _describe(result)
+            before = self._size
             if result.ntuples:
                 self._load(result)
             if self._size > self._max_bytes:
-                self._too_large = True
-                self._rows.clear()
-                self.cancelling = self.answered.get_loop().create_task(ask_to_cancel(self._conn))
+                # A portion that came faster than it could be stopped.
+                self.outgrown = self._size - before > _BESIDE_CELLS
+                self._refuse()
+
+    def _refuse(self) -> None:
+        """The result is over the limit: keep nothing of it, and have the server stop."""
+        self._too_large = True
+        self._rows.clear()
+        self.cancelling = self.answered.get_loop().create_task(ask_to_cancel(self._conn))
 
     def _load(self, result: PGresult) -> None:
         """Take over the rows of a portion as text, whatever their types."""
@@ -294,9 +365,12 @@ class _Statement:
                         pgconn, generators.copy_end(pgconn, b"COPY is not possible over HTTP")
                     )
                 else:
-                    await ask_to_cancel(self._conn)
+                    heard = await ask_to_cancel(self._conn)
                     while isinstance(await _wait(pgconn, generators.copy_from(pgconn)), memoryview):
                         pass
+                    if not heard:
+                        self.exchange.cut()
+                        return
             while await _wait(pgconn, generators.fetch(pgconn)) is not None:
                 pass
 
@@ -308,7 +382,8 @@ class _Statement:
             raise CopyRefusedError
         failure = self._failure
         if self._too_large:
-            raise ResultTooLargeError(self._max_bytes, executed=failure is None)
+            executed = None if self.cut_short else failure is None
+            raise ResultTooLargeError(self._max_bytes, executed=executed)
         if failure is not None:
             raise psycopg.errors.error_from_result(failure)
         if self._undecodable is not None:
@@ -320,10 +395,18 @@ class _Statement:
         return StatementResult(self._fields, rows, self._tag.decode(), self._size)
 
 
-def _cleaning_after(sql: bytes) -> bytes:
-    """What cleans the session behind a statement, whatever that did; chosen by price alone."""
-    calls_functions = b"(" in sql or sql[:6].lower() != b"select"
-    return _CLEANING if calls_functions else _CLEANING_WITH_PLANS
+def _taken(sock: socket.socket) -> int:
+    """How many bytes were ever taken from a socket; 0 where the kernel does not count them."""
+    if sys.platform != "linux":
+        return 0
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_RECEIVED.size)
+        waiting = fcntl.ioctl(sock, termios.FIONREAD, bytes(4))
+        received: int = _BYTES_RECEIVED.unpack(info)[0]
+    except (OSError, struct.error):
+        # Unix sockets, a closed one, a kernel whose structure ends earlier.
+        return 0
+    return received - int.from_bytes(waiting, sys.byteorder)
 
 
 def _refuse_if_dead(pgconn: PGconn) -> None:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
-import socket
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
 
-from poolkeeper.drivers.psycopg_exchange import is_half_read
+from poolkeeper.drivers.psycopg_exchange import cut, is_half_read
 from poolkeeper.server.execute import OutcomeUnknownError, ask_to_cancel
 
 if TYPE_CHECKING:
@@ -93,7 +90,7 @@ class _Interruption:
 
     def __init__(self, conn: Connection) -> None:
         self._conn = conn
-        self._request: asyncio.Task[None] | None = None
+        self._request: asyncio.Task[bool] | None = None
         self._cutter: asyncio.TimerHandle | None = None
         self.over = False
         self.cut = False
@@ -111,16 +108,15 @@ class _Interruption:
 
     def _cut(self) -> None:
         self.cut = True
-        # A second descriptor: libpq finds its own at the end of the stream and wakes the waiter.
-        descriptor = os.dup(self._conn.pgconn.socket)
-        with socket.socket(fileno=descriptor) as sock, contextlib.suppress(OSError):
-            sock.shutdown(socket.SHUT_RDWR)
+        cut(self._conn)
 
     async def end(self) -> None:
         """Leave nothing that could hit whoever gets the connection next."""
         assert self._request is not None
         try:
-            await asyncio.wait({self._request})
+            if not await asyncio.shield(self._request):
+                # It may still arrive, when the statement of another client runs.
+                cut(self._conn)
         except asyncio.CancelledError:
             self._conn.pgconn.finish()
             raise

@@ -61,6 +61,11 @@ class Limits:
         """How many requests wait for the turn of their token, outside the pool's queue."""
         return self._turns.waiting
 
+    def oldest_wait(self) -> float:
+        """Seconds that the one of them waits which came first; 0 without any."""
+        began = self._turns.waiting_since()
+        return 0.0 if began is None else asyncio.get_running_loop().time() - began
+
     def admit(self, token: Token | None) -> Stay | None:
         """Count a request of ``token`` until its `Stay.end`; None where it need not be counted.
 
@@ -93,7 +98,8 @@ class Limits:
 
         Raises:
             PoolTimeoutError: The turn did not come within ``timeout`` seconds.
-            PoolExhaustedError: The pool's ``max_waiting`` requests wait already.
+            PoolExhaustedError: The pool's ``max_waiting`` requests wait already, and no other token
+                has more of them; or that was so later, when one of another token came.
             ClientGoneError: ``leaving`` was done before.
         """
         if token is None or not self._access.has_several_tokens:
@@ -108,14 +114,10 @@ class Limits:
         """Wait as `turn` says; `end_turn` must follow."""
         turns = self._turns
         limit = self._pool.config.max_waiting
-        if limit is not None and (snapshot := self._snapshot()).waiting >= limit:
-            raise PoolExhaustedError(
-                f"Too many requests are waiting for a connection (limit {limit}). Pool state: "
-                f"{snapshot.describe()}. Suggestion: try again later, or increase POOL_MAX_SIZE "
-                "or POOL_MAX_WAITING.",
-                snapshot=snapshot,
-                max_waiting=limit,
-            )
+        if limit is not None and self._snapshot().waiting >= limit:
+            refused = self._exhausted(limit)
+            if not turns.displace(name, refused):
+                raise refused
         began = self._clock()
         try:
             async with asyncio.timeout(timeout):
@@ -136,6 +138,16 @@ class Limits:
         """The request needs no connection any more."""
         self._turns.end(name)
 
+    def _exhausted(self, limit: int) -> PoolExhaustedError:
+        snapshot = self._snapshot()
+        return PoolExhaustedError(
+            f"Too many requests are waiting for a connection (limit {limit}). Pool state: "
+            f"{snapshot.describe()}. Suggestion: try again later, or increase POOL_MAX_SIZE "
+            "or POOL_MAX_WAITING.",
+            snapshot=snapshot,
+            max_waiting=limit,
+        )
+
     def _snapshot(self) -> PoolSnapshot:
         """The pool's sizes, with those who wait here counted among the waiting."""
         now = self._pool.get_statistics()
@@ -148,7 +160,7 @@ class Limits:
             resetting=now.resetting_connections,
             closing=now.closing_connections,
             waiting=now.waiting_requests + self._turns.waiting,
-            oldest_waiter_seconds=now.oldest_waiter_seconds,
+            oldest_waiter_seconds=max(now.oldest_waiter_seconds, self.oldest_wait()),
             min_size=self._pool.get_min_size(),
             max_size=self._pool.get_max_size(),
         )
@@ -215,12 +227,20 @@ class _Turn:
         self._limits.end_turn(self._name)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Waiter:
+    """One request in a line, since ``began`` in the event loop's time."""
+
+    future: asyncio.Future[None]
+    began: float
+
+
 @dataclass(slots=True)
 class _Line:
     """The requests of one token."""
 
     held: int = 0
-    waiting: deque[asyncio.Future[None]] = field(default_factory=deque)
+    waiting: deque[_Waiter] = field(default_factory=deque)
 
 
 class Turns:
@@ -251,20 +271,55 @@ class Turns:
 
     async def begin(self, name: str) -> None:
         """Wait for a place and take it; a cancellation leaves it to the next."""
-        future = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
         line = self._lines.setdefault(name, _Line())
-        line.waiting.append(future)
+        line.waiting.append(_Waiter(future, loop.time()))
         self.waiting += 1
         try:
             await future
         except asyncio.CancelledError:
             if not future.cancelled():
-                self.end(name)
-            elif future in line.waiting:
-                line.waiting.remove(future)
+                if future.exception() is None:
+                    self.end(name)
+            else:
+                self._leave(name, line, future)
+            raise
+
+    def displace(self, name: str, refusal: BaseException) -> bool:
+        """Make room in the queue for ``name``; the newest of the longest line gets ``refusal``.
+
+        Nothing is done where no other name has a longer line: whoever came first stays.
+        """
+        own = self._lines.get(name)
+        own_size = (len(own.waiting) + 1, own.held) if own else (1, 0)
+        sizes = {
+            other: (len(line.waiting), line.held)
+            for other, line in self._lines.items()
+            if line.waiting
+        }
+        longest = max(sizes, key=sizes.__getitem__, default=name)
+        if longest == name or sizes[longest] <= own_size:
+            return False
+        line = self._lines[longest]
+        waiter = line.waiting.pop()
+        self.waiting -= 1
+        if not waiter.future.done():
+            waiter.future.set_exception(refusal)
+        return True
+
+    def waiting_since(self) -> float | None:
+        """When the one who waits longest began to, in the event loop's time."""
+        firsts = [line.waiting[0].began for line in self._lines.values() if line.waiting]
+        return min(firsts, default=None)
+
+    def _leave(self, name: str, line: _Line, future: asyncio.Future[None]) -> None:
+        for waiter in line.waiting:
+            if waiter.future is future:
+                line.waiting.remove(waiter)
                 self.waiting -= 1
                 self._forget(name, line)
-            raise
+                return
 
     def end(self, name: str) -> None:
         """Give a place back; it goes to whoever is next."""
@@ -281,7 +336,7 @@ class Turns:
             key=lambda name: self._lines[name].held,
         )
         line = self._lines[name]
-        future = line.waiting.popleft()
+        future = line.waiting.popleft().future
         self.waiting -= 1
         if future.done():
             # Cancelled, but its task has not run since.

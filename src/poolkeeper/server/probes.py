@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import time
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from starlette.responses import PlainTextResponse, Response
+
+from poolkeeper.server.status import UnauthorizedError
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
     from poolkeeper.manager import ConnectionPoolManager
     from poolkeeper.observability.health import HealthReport
+    from poolkeeper.server.access import Access
     from poolkeeper.server.lifecycle import Lifecycle
+    from poolkeeper.server.limits import Limits
     from poolkeeper.server.settings import ServerSettings
 
 _FRESH = {"Cache-Control": "no-store"}
@@ -29,20 +34,29 @@ class Probes:
     """The answers an orchestrator or a person asks for."""
 
     def __init__(
-        self, pool: ConnectionPoolManager, lifecycle: Lifecycle, settings: ServerSettings
+        self,
+        pool: ConnectionPoolManager,
+        lifecycle: Lifecycle,
+        settings: ServerSettings,
+        *,
+        access: Access,
+        limits: Limits,
     ) -> None:
         self._pool = pool
         self._lifecycle = lifecycle
         self._settings = settings
+        self._access = access
+        self._limits = limits
         self._report: HealthReport | None = None
         self._body = b""
+        self._body_for_strangers = b""
         self._made_at = 0.0
 
-    async def health(self, _request: Request) -> Response:
-        """Everything that is known, for people and monitoring."""
+    async def health(self, request: Request) -> Response:
+        """Everything that is known, for people and monitoring; how it is, for strangers."""
         report = await self._fresh_report()
         return Response(
-            self._body,
+            self._body_for_strangers if self._is_stranger(request) else self._body,
             status_code=report.http_status,
             media_type="application/json",
             headers=_FRESH,
@@ -63,6 +77,15 @@ class Probes:
         """Whether the first start is over; an outage later does not undo it."""
         reason = None if self._lifecycle.started else "starting"
         return _answer("startupz", [("startup", reason)], request)
+
+    def _is_stranger(self, request: Request) -> bool:
+        if not self._access.asks_for_token:
+            return False
+        try:
+            self._access.check(request.headers)
+        except UnauthorizedError:
+            return True
+        return False
 
     def _event_loop(self) -> _Check:
         age = self._lifecycle.heartbeat.age()
@@ -85,9 +108,24 @@ class Probes:
         report = self._report
         if report is None or now - self._made_at >= _REPORT_SECONDS:
             report = self._report = await self._pool.health_check()
-            self._body = json.dumps(report.to_dict(), ensure_ascii=False).encode()
+            self._body = _json(with_waiting(report, self._limits.waiting))
+            # What went wrong names hosts and roles.
+            database = replace(report.database, last_error=None)
+            bare = replace(report, database=database, reasons=())
+            self._body_for_strangers = _json(with_waiting(bare, self._limits.waiting))
             self._made_at = now
         return report
+
+
+def with_waiting(report: HealthReport, more: int) -> dict[str, Any]:
+    """The report as it is sent; those who wait for the turn of their token wait as well."""
+    document = report.to_dict()
+    document["database"]["pool"]["waiting"] += more
+    return document
+
+
+def _json(content: dict[str, Any]) -> bytes:
+    return json.dumps(content, ensure_ascii=False).encode()
 
 
 def _answer(probe: str, checks: list[_Check], request: Request) -> Response:

@@ -207,7 +207,14 @@ class Drain:
             "delay_seconds": self._settings.drain_delay,
             "timeout_seconds": self._settings.drain_timeout,
         }
-        _log.info("server_draining", extra={**limits, **self._counts()})
+        counts = self._counts()
+        facts: dict[str, Any] = {**limits, **counts}
+        if counts["running"]:
+            facts["explanation"] = (
+                f"waiting for {counts['running']} running statements, at most "
+                f"{self._settings.drain_timeout:g} s; Ctrl-C again ends at once"
+            )
+        _log.info("server_draining", extra=facts)
 
     async def delay(self) -> None:
         """Serve on until load balancers have noticed."""

@@ -73,8 +73,8 @@ class Siblings:
     async def join(cls, birth: Birth, parts: Parts, controls: Controls) -> Self:
         """Begin to answer what the others ask."""
 
-        async def status() -> dict[str, Any]:
-            return await status_document(parts)
+        async def status(owner: str | None) -> dict[str, Any]:
+            return await status_document(parts, owner)
 
         async def metrics() -> list[Any]:
             return dump(parts.metrics.collect())

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from poolkeeper.server.answers import neon_answer
 from poolkeeper.server.execute import ResultTooLargeError
-from poolkeeper.server.neon.request import parse_request, refuse_transaction_control
+from poolkeeper.server.neon.request import parse_request, refuse_lone_control
 from poolkeeper.server.neon.response import encode_batch, encode_result
 from poolkeeper.server.work import Work, begin_statement, run_alone
 
@@ -57,8 +57,8 @@ class SqlEndpoint:
         """See ``Dialect``."""
         request = parse_request(body, visit.headers)
         visit.declared_read_only = request.read_only
-        if visit.read_only and not request.is_batch:
-            refuse_transaction_control(request.queries[0], "`query`")
+        if not request.is_batch:
+            refuse_lone_control(request.queries[0])
         return SqlJob(request)
 
     def failure(self, what: Situation) -> Answer:

@@ -34,6 +34,13 @@ class BodyTooLargeError(Exception):
         super().__init__(f"request is too large (max is {limit} bytes)")
 
 
+class TooManyBytesError(Exception):
+    """The bodies of all requests together are more than the server holds."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"The bodies of all requests together exceed {most:,} bytes")
+
+
 class BodyTimeoutError(Exception):
     """The request body did not arrive within the time a request may take."""
 
@@ -201,6 +208,11 @@ RULES: Mapping[type[BaseException], Rule] = {
         "request-timeout",
         suggestion="send the body faster or raise the limit with --request-timeout.",
     ),
+    TooManyBytesError: _again(
+        "53200",
+        "too-many-bytes",
+        suggestion="send the request again after Retry-After, and fewer large ones at once.",
+    ),
     RequestInFlightError: Rule(
         409,
         "55P03",
@@ -230,10 +242,16 @@ RULES: Mapping[type[BaseException], Rule] = {
         sqlstate.TOO_MANY_CONNECTIONS, "queue-full", proxy_error="connection_limit_reached"
     ),
     exceptions.DatabaseUnavailableError: _again(
-        "08001", "database-unavailable", proxy_error="destination_unavailable"
+        "08001",
+        "database-unavailable",
+        proxy_error="destination_unavailable",
+        suggestion="send the request again after Retry-After; the pool reconnects by itself.",
     ),
     exceptions.ConnectionValidationError: _again(
-        "08006", "connection-lost", proxy_error="connection_terminated"
+        "08006",
+        "connection-lost",
+        proxy_error="connection_terminated",
+        suggestion="send the request again after Retry-After.",
     ),
     execute.NothingSentError: _again(
         "08006",
@@ -256,7 +274,8 @@ RULES: Mapping[type[BaseException], Rule] = {
         "draining",
         suggestion="send the request to another instance or again after Retry-After.",
     ),
-    exceptions.LedgerUnavailableError: Rule(503, "55000", "ledger-unavailable"),
+    # Not 503: sending it again helps only after somebody has made the table.
+    exceptions.LedgerUnavailableError: Rule(501, "55000", "ledger-unavailable"),
     # after sending
     ShutDownError: _again(sqlstate.ADMIN_SHUTDOWN, "shut-down", "rolled_back"),
     TransactionLostError: _TRANSACTION_LOST,

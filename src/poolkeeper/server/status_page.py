@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from poolkeeper import __version__
 from poolkeeper.observability.logs import Redactor
+from poolkeeper.server.probes import with_waiting
 
 if TYPE_CHECKING:
     from poolkeeper.observability.statistics import PoolStatistics
-    from poolkeeper.server.activity import Running
+    from poolkeeper.server.activity import Finished, Running
     from poolkeeper.server.parts import Parts
+    from poolkeeper.server.settings import Token
 
 
-async def status_document(parts: Parts) -> dict[str, Any]:
+async def status_document(parts: Parts, owner: str | None = None) -> dict[str, Any]:
     """Everything that is known, ready for JSON and without secrets.
 
     Asks the database nothing, takes no connection and does not wait.
+
+    Args:
+        parts: Of the server.
+        owner: The name of the token that looks, which does not read what others asked for; None
+            reads everything.
     """
     statistics = parts.pool.get_statistics()
     report = await parts.pool.health_check()
@@ -27,13 +34,13 @@ async def status_document(parts: Parts) -> dict[str, Any]:
     document = {
         "server": _server(parts),
         "pool": _pool(parts, statistics),
-        "health": report.to_dict(),
+        "health": with_waiting(report, parts.limits.waiting),
         "statistics": statistics.to_dict(),
         "request_seconds": activity.seconds.snapshot().to_dict(),
         "outages": parts.outages.to_list(),
-        "running": [_running(running) for running in _oldest_first(parts)],
-        "errors": [asdict(finished) for finished in reversed(activity.errors)],
-        "slow": [asdict(finished) for finished in reversed(activity.slow)],
+        "running": [_running(running, owner) for running in _oldest_first(parts)],
+        "errors": [finished_for(owner, one) for one in reversed(activity.errors)],
+        "slow": [finished_for(owner, one) for one in reversed(activity.slow)],
     }
     cleaned: dict[str, Any] = secrets_of(parts).clean(document)
     return cleaned
@@ -41,9 +48,20 @@ async def status_document(parts: Parts) -> dict[str, Any]:
 
 def secrets_of(parts: Parts) -> Redactor:
     """Removes what nobody may read: the tokens and the password of the database."""
-    secrets = [token.secret for token in parts.settings.tokens]
     url = parts.pool.config.database_url
-    return Redactor(*secrets, *([str(url)] if url else []))
+    return Redactor(*parts.access.secrets, *([str(url)] if url else []))
+
+
+def owner_for(token: Token | None) -> str | None:
+    """Whose statements and messages a client may read: its token's; None for all."""
+    return None if token is None or token.admin else token.name
+
+
+def finished_for(owner: str | None, finished: Finished) -> dict[str, Any]:
+    """The facts by name; of others' requests neither statement nor message, which quotes it."""
+    if owner is not None and finished.token != owner:
+        finished = replace(finished, statement=None, message=None)
+    return asdict(finished)
 
 
 def _server(parts: Parts) -> dict[str, Any]:
@@ -65,7 +83,7 @@ def _server(parts: Parts) -> dict[str, Any]:
 
 def _pool(parts: Parts, statistics: PoolStatistics) -> dict[str, Any]:
     """The row that PgBouncer's ``SHOW POOLS`` would have, under its names."""
-    oldest = statistics.oldest_waiter_seconds
+    oldest = max(statistics.oldest_waiter_seconds, parts.limits.oldest_wait())
     return {
         "database": statistics.pool,
         "cl_active": statistics.active_connections,
@@ -87,15 +105,16 @@ def _oldest_first(parts: Parts) -> list[Running]:
     return sorted(parts.activity.running, key=lambda running: running.began)
 
 
-def _running(running: Running) -> dict[str, Any]:
+def _running(running: Running, owner: str | None) -> dict[str, Any]:
     now = time.perf_counter()
     context = running.context
+    name = context.token.name if context.token else None
     return {
         "request_id": context.request_id,
         "trace_id": context.trace_id,
         "route": running.route,
-        "token": context.token.name if context.token else None,
-        "statement": context.statement,
+        "token": name,
+        "statement": context.statement if owner in {None, name} else None,
         "state": "waiting" if running.acquired is None else "running",
         "seconds": round(now - running.began, 4),
         "waited_seconds": round((running.acquired or now) - running.began, 4),

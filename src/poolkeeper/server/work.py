@@ -93,6 +93,7 @@ class Work:
 
         Raises:
             TransactionLostError: The connection was lost before COMMIT was sent: rolled back.
+            NothingSentError: It was dead before anything was sent.
             Exception: As `run_statement` and `interruptible` raise. An error in a batch leaves its
                 transaction open, for the pool to roll back when the connection is returned.
         """
@@ -100,9 +101,11 @@ class Work:
         try:
             return await interruptible(self._conn, statements, deadline=deadline, leaving=leaving)
         except (NothingSentError, OutcomeUnknownError) as error:
-            if self._transaction_open and not self._commit_sent:
-                raise TransactionLostError(str(error)) from error
-            raise
+            nothing_sent = isinstance(error, NothingSentError) and not self._transaction_open
+            if nothing_sent or self._commit_sent:
+                raise
+            # An answer to BEGIN that never came changes nothing either.
+            raise TransactionLostError(str(error)) from error
 
     async def _batch(self, leaving: asyncio.Future[None], deadline: float) -> list[StatementResult]:
         results: list[StatementResult] = []

@@ -512,6 +512,6 @@ def _known_already(key: UUID, known: TransactionOutcome) -> ConnectionPoolError:
             transaction_id=key,
         )
     return TransactionAbortedError(
-        f"transaction_outcome() has declared the transaction {key} aborted, so that it can never "
-        "commit; nothing was changed. Suggestion: use a new id."
+        f"Somebody asked for the outcome of the transaction {key} before it was committed, which "
+        "declared it aborted: it can never commit; nothing was changed. Suggestion: use a new id."
     )

@@ -14,7 +14,7 @@ from poolkeeper.server.api.request import (
 )
 from poolkeeper.server.api.response import NDJSON
 from poolkeeper.server.api.stream import StreamJob
-from poolkeeper.server.neon.request import BadRequestError, refuse_transaction_control
+from poolkeeper.server.neon.request import BadRequestError, refuse_lone_control
 from poolkeeper.server.status import ReadOnlyRefusedError
 
 if TYPE_CHECKING:
@@ -71,8 +71,7 @@ class QueryEndpoint(NativeEndpoint):
         key = self._key(visit, readonly=request.readonly)
         readonly = request.readonly or visit.read_only
         stream = NDJSON.decode() in visit.headers.get("accept", "").lower()
-        if readonly or stream or key is not None:
-            refuse_transaction_control(query, "`query`")
+        refuse_lone_control(query)
         if stream:
             if key is not None:
                 raise BadRequestError(

@@ -122,11 +122,14 @@ class KeyedJob:
         readonly = request.readonly or visit.read_only
         name = key or (None if readonly else new_id())
         started = time.perf_counter()
+        attempts = None
+        replayed = False
         try:
             async with engine.turn(visit):
                 with WhileWanted(visit.leaving) as wanted:
+                    attempts = _Attempts(self._request, engine, visit, wanted, started)
                     results: list[str] = await engine.pool.run_transaction(
-                        _Attempts(self._request, engine, visit, wanted, started),
+                        attempts,
                         id=name,
                         isolation=request.isolation and request.isolation.replace(" ", "_"),
                         readonly=readonly,
@@ -134,14 +137,17 @@ class KeyedJob:
                         timeout=visit.left(),
                     )
         except TransactionAlreadyCommittedError:
+            replayed = True
             visit.response_headers.append((b"idempotent-replayed", b"true"))
             if self._is_query:
                 return encode_query(NO_RESULT, name)
             return encode_transaction(None, name)
         finally:
-            engine.pace.released()
             timing = visit.context.timing
             timing["db"] = time.perf_counter() - started - timing.get("queue", 0.0)
+            # Whoever had no connection gave none back, and must not make the queue look fast.
+            if replayed or (attempts is not None and attempts.begun):
+                engine.pace.released()
         if self._is_query:
             return encode_query(results[0], name)
         return encode_transaction(results, name)
@@ -163,6 +169,7 @@ class _Attempts:
         self._visit = visit
         self._wanted = wanted
         self._started = started
+        self.begun = False
 
     async def __call__(self, conn: Connection) -> list[str]:
         """Run the statements; results as JSON, so that one too large is rolled back.
@@ -170,6 +177,7 @@ class _Attempts:
         Raises:
             psycopg.OperationalError: The connection was lost.
         """
+        self.begun = True
         visit = self._visit
         if visit.leaving.done():
             raise ClientGoneError

@@ -238,6 +238,7 @@ _STATUSES = {
     413: "The request is too large",
     429: "The token's limits",
     500: "A bug",
+    501: "No ledger, and no right to make one: nothing was executed",
     502: "The outcome is unknown",
     503: "It had no effect; sending it again is safe",
     504: "The deadline: rolled back",
@@ -347,7 +348,7 @@ def _sql() -> Schema:
     levels = ["ReadUncommitted", "ReadCommitted", "RepeatableRead", "Serializable"]
     either = {"anyOf": [_ref("schemas", "SqlResult"), _ref("schemas", "SqlResults")]}
     failure = {"application/json": {"schema": _ref("schemas", "SqlError")}}
-    told = [status for status in _STATUSES if status not in {401, 403, 504}]
+    told = [status for status in _STATUSES if status not in {401, 403, 501, 504}]
     return {
         "operationId": "sql",
         "summary": "Neon's SQL-over-HTTP protocol",

@@ -29,7 +29,7 @@ from poolkeeper.server.status import TransactionLostError
 from poolkeeper.server.work import begin_statement
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable
 
     from psycopg.abc import PQGen
     from psycopg.pq.abc import PGconn, PGresult
@@ -38,10 +38,10 @@ if TYPE_CHECKING:
     from poolkeeper.server.execute import Connection
     from poolkeeper.server.neon.request import Query
 
-# Rows libpq hands over together: what is in memory at once, whatever the result.
-_ROWS_AT_ONCE = 64
 # Lines are sent together up to this size, unless the database keeps us waiting.
 _FLUSH_BYTES = 32 * 1024
+# What is handed over to be sent is copied and kept until it is: of a long line, this much at once.
+_PIECE = 64 * 1024
 # The OID of type text: its loader takes any cell as it is.
 _TEXT = 25
 _COPY_STATES = frozenset({pq.ExecStatus.COPY_IN, pq.ExecStatus.COPY_OUT, pq.ExecStatus.COPY_BOTH})
@@ -58,7 +58,7 @@ class StreamJob:
     def __init__(self, query: Query, *, readonly: bool) -> None:
         self._query = query
         self._begin = begin_statement(read_only=readonly)
-        self._commit_sent = False
+        self._begun = self._commit_sent = False
 
     @property
     def statement(self) -> str:
@@ -79,13 +79,16 @@ class StreamJob:
         await visit.send({"type": "http.response.body", "body": last})
 
     async def _copy(self, conn: Connection, engine: Engine, visit: Visit) -> bytes:
-        await run_statement(conn, self._begin, (), max_bytes=_SMALL)
         try:
+            await run_statement(conn, self._begin, (), max_bytes=_SMALL)
+            self._begun = True
             tag = await self._rows(conn, engine, visit)
             self._commit_sent = True
             await run_statement(conn, b"COMMIT", (), max_bytes=_SMALL)
         except (NothingSentError, OutcomeUnknownError) as error:
             if self._commit_sent and isinstance(error, OutcomeUnknownError):
+                raise
+            if isinstance(error, NothingSentError) and not self._begun:
                 raise
             raise TransactionLostError(str(error)) from error
         count = row_count(tag)
@@ -102,13 +105,17 @@ class StreamJob:
         await run_statement(conn, limit, (milliseconds,), max_bytes=_SMALL)
         lines = Lines(engine, visit)
         tag = b""
+        load: Callable[[PGresult], tuple[str | None, ...]] | None = None
         async with contextlib.aclosing(_results(conn, self._query)) as results:
             async for result in results:
                 tag = result.command_status or tag
                 if not visit.started:
                     await lines.begin(_describe(result), arrays=self._query.array_mode)
                 if result.ntuples and not lines.unwanted:
-                    lines.add(_load(conn, result))
+                    if load is None:
+                        load = _loader(conn, result)
+                    lines.add([load(result)])
+                del result
                 if lines.size >= _FLUSH_BYTES or (lines.size and conn.pgconn.is_busy()):
                     await lines.flush()
         await lines.flush()
@@ -142,7 +149,11 @@ class Lines:
     def add(self, rows: list[tuple[str | None, ...]]) -> None:
         """Take rows over; they are sent by `flush`."""
         encode = self._encode
-        self._put("".join([f'{{"row":{encode(row)}}}\n' for row in rows]).encode())
+        lines = [f'{{"row":{encode(row)}}}' for row in rows]
+        # Between the tokens of a JSON document PostgreSQL keeps line ends; anywhere else they are
+        # escaped by now. One of them would end the line, and what follows be taken for another.
+        text = "\0".join(lines).replace("\n", " ").replace("\r", " ").replace("\0", "\n")
+        self._put(f"{text}\n".encode())
 
     def _put(self, lines: bytes) -> None:
         self._waiting.append(lines)
@@ -153,8 +164,11 @@ class Lines:
         body = b"".join(self._waiting)
         self._waiting.clear()
         self.size = 0
-        if body and not self.unwanted:
-            message = {"type": "http.response.body", "body": body, "more_body": True}
+        for start in range(0, len(body), _PIECE):
+            if self.unwanted or self._visit.leaving.done():
+                break
+            piece = body[start : start + _PIECE]
+            message = {"type": "http.response.body", "body": piece, "more_body": True}
             try:
                 async with asyncio.timeout_at(self._visit.deadline):
                     await self._visit.send(message)
@@ -165,7 +179,7 @@ class Lines:
 
 
 async def _results(conn: Connection, query: Query) -> AsyncGenerator[PGresult]:
-    """What the statement returns, a few rows at a time.
+    """What the statement returns, a row at a time: rows can be long.
 
     Raises:
         OutcomeUnknownError: The connection was lost.
@@ -175,15 +189,16 @@ async def _results(conn: Connection, query: Query) -> AsyncGenerator[PGresult]:
     try:
         async with conn.lock:
             pgconn.send_query_params(query.sql, query.params)
-            pgconn.set_chunked_rows_mode(_ROWS_AT_ONCE)
+            pgconn.set_single_row_mode()
             await conn.wait(generators.send(pgconn))
             answered = False
-            while (result := await conn.wait(_next(pgconn))) is not None:
+            while (result := await _next(conn, pgconn)) is not None:
                 answered = True
                 if result.status in _COPY_STATES:
                     session_of(conn).abort()
                     raise CopyRefusedError
                 yield result
+                del result
             if not answered:
                 raise psycopg.OperationalError("the server closed the connection")
     except psycopg.Error as error:
@@ -193,12 +208,18 @@ async def _results(conn: Connection, query: Query) -> AsyncGenerator[PGresult]:
         raise
 
 
-def _next(pgconn: PGconn) -> PQGen[PGresult | None]:
-    """The next few rows; an error is raised in here, where the connection learns of it."""
-    result: PGresult | None = yield from generators.fetch(pgconn)
+async def _next(conn: Connection, pgconn: PGconn) -> PGresult | None:
+    """The next row, without a wait if it is there."""
+    result = await conn.wait(generators.fetch(pgconn)) if pgconn.is_busy() else pgconn.get_result()
     if result is not None and result.status == pq.ExecStatus.FATAL_ERROR:
-        raise psycopg.errors.error_from_result(result)
+        await conn.wait(_fail(result))
     return result
+
+
+def _fail(result: PGresult) -> PQGen[None]:
+    """Raise an error where the connection learns of it."""
+    yield from ()
+    raise psycopg.errors.error_from_result(result)
 
 
 def _describe(result: PGresult) -> tuple[Field, ...]:
@@ -215,8 +236,17 @@ def _describe(result: PGresult) -> tuple[Field, ...]:
     )
 
 
-def _load(conn: Connection, result: PGresult) -> list[tuple[str | None, ...]]:
+def _loader(conn: Connection, result: PGresult) -> Callable[[PGresult], tuple[str | None, ...]]:
+    """A function that takes the row of a result like this one as text, whatever its types."""
     loader = psycopg.adapt.Transformer(conn)
     loader.set_pgresult(result)
     loader.set_loader_types([_TEXT] * result.nfields, pq.Format.TEXT)
-    return loader.load_rows(0, result.ntuples, tuple)
+
+    def load(result: PGresult) -> tuple[str | None, ...]:
+        loader.set_pgresult(result, set_loaders=False)
+        row: tuple[str | None, ...] = loader.load_rows(0, 1, tuple)[0]
+        # The row would stay in memory until the next one is there.
+        loader.set_pgresult(None, set_loaders=False)
+        return row
+
+    return load

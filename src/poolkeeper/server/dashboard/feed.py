@@ -6,18 +6,19 @@ import asyncio
 import contextlib
 import json
 import os
-from dataclasses import asdict
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from poolkeeper import __version__
 from poolkeeper.server.dashboard.sampler import COLUMNS, RECENT_SECONDS, Sampler
-from poolkeeper.server.status_page import secrets_of
+from poolkeeper.server.probes import with_waiting
+from poolkeeper.server.status_page import finished_for, owner_for, secrets_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator
 
-    from poolkeeper.server.activity import Finished
+    from poolkeeper.server.activity import Finished, Running
     from poolkeeper.server.parts import Parts
     from poolkeeper.server.settings import Token
 
@@ -31,6 +32,15 @@ _TEXTS_REMEMBERED = 512
 _LAST_LOOK = 0.1
 
 
+@dataclass(slots=True)
+class _View:
+    """The facts as those may read them who may read the same."""
+
+    built_for: int = -1
+    built_from: dict[str, Any] = field(default_factory=dict)
+    events: dict[str, bytes] = field(default_factory=dict)
+
+
 class Feed:
     """The events for all open pages.
 
@@ -40,12 +50,17 @@ class Feed:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._sampler = Sampler(parts.pool, parts.activity)
-        self._without_secrets = lru_cache(_TEXTS_REMEMBERED)(secrets_of(parts).clean)
+        self._sampler = Sampler(parts.pool, parts.activity, parts.limits)
         self._news = asyncio.Event()
-        self._built_for = -1
-        self._built_from: dict[str, Any] = {}
-        self._events: dict[str, bytes] = {}
+        self._hide_secrets()
+
+    def _hide_secrets(self) -> None:
+        """Build nothing on what was cleaned before a secret was known."""
+        self._secrets = self._parts.access.secrets
+        self._without_secrets = lru_cache(_TEXTS_REMEMBERED)(secrets_of(self._parts).clean)
+        self._views: dict[str | None, _View] = {}
+        self._common_for = -1
+        self._common: dict[str, Any] = {}
 
     def beat(self) -> None:
         """Take a sample when it is time, and wake the pages that wait for one."""
@@ -57,6 +72,7 @@ class Feed:
         """Everything there is to tell, then what is new; ends when the pool has been closed."""
         self.beat()
         yield _event("hello", self._hello(token))
+        owner = owner_for(token)
         cursor = 0
         sent: dict[str, bytes] = {}
         while True:
@@ -65,7 +81,7 @@ class Feed:
             cursor = self._sampler.taken
             changed = {
                 name: event
-                for name, event in (await self._current()).items()
+                for name, event in (await self._current(owner)).items()
                 if sent.get(name) is not event
             }
             sent |= changed
@@ -104,29 +120,41 @@ class Feed:
             "slow_query_seconds": settings.slow_query_seconds,
         }
 
-    async def _current(self) -> dict[str, bytes]:
-        """The facts by event; unchanged ones are the same object as before."""
-        if self._built_for != self._sampler.taken:
-            self._built_for = self._sampler.taken
+    async def _current(self, owner: str | None) -> dict[str, bytes]:
+        """The facts by event; unchanged ones are the same object as before.
+
+        ``owner`` is the token that reads nobody else's statements, None reads all.
+        """
+        if self._secrets is not self._parts.access.secrets:
+            self._hide_secrets()
+        if self._common_for != self._sampler.taken:
+            self._common_for = self._sampler.taken
+            self._common = await self._now()
+        view = self._views.setdefault(owner, _View())
+        if view.built_for != self._common_for:
+            view.built_for = self._common_for
             activity = self._parts.activity
-            self._offer("now", await self._now())
-            self._offer("outages", self._parts.outages.to_list())
-            self._offer_latest("errors", activity.errors)
-            self._offer_latest("slow", activity.slow)
-        return self._events
+            running = [_running(one, owner) for one in activity.oldest(_MOST_RUNNING)]
+            self._offer(view, "now", {**self._common, "running": running})
+            self._offer(view, "outages", self._parts.outages.to_list())
+            failed = activity.failures.latest(_MOST_FINISHED)
+            self._offer_latest(view, "errors", failed, owner)
+            self._offer_latest(view, "slow", list(activity.slow)[-_MOST_FINISHED:], owner)
+        return view.events
 
-    def _offer_latest(self, name: str, finished: Iterable[Finished]) -> None:
+    def _offer_latest(
+        self, view: _View, name: str, latest: list[Finished], owner: str | None
+    ) -> None:
         """As `_offer`, and without any work while nothing was added."""
-        latest = list(finished)[-_MOST_FINISHED:]
         marker = latest[-1] if latest else None
-        if name not in self._events or self._built_from.get(name) is not marker:
-            self._built_from[name] = marker
-            self._offer(name, [asdict(one) for one in reversed(latest)])
+        if name not in view.events or view.built_from.get(name) is not marker:
+            view.built_from[name] = marker
+            self._offer(view, name, [finished_for(owner, one) for one in reversed(latest)])
 
-    def _offer(self, name: str, content: Any) -> None:
+    def _offer(self, view: _View, name: str, content: Any) -> None:
         event = _event(name, self._clean(content))
-        if self._events.get(name) != event:
-            self._events[name] = event
+        if view.events.get(name) != event:
+            view.events[name] = event
 
     def _clean(self, content: Any) -> Any:
         """The same without secrets. Names of facts are ours, and numbers tell none."""
@@ -145,13 +173,12 @@ class Feed:
         statistics = parts.pool.get_statistics()
         report = await parts.pool.health_check()
         lifecycle = parts.lifecycle
-        running = parts.activity.oldest(_MOST_RUNNING)
         return {
             "pool": statistics.pool,
             "state": lifecycle.state,
             "paused_at": lifecycle.paused_at,
             "started_at": lifecycle.born_at,
-            "health": report.to_dict(),
+            "health": with_waiting(report, parts.limits.waiting),
             "outage_patience_seconds": parts.pool.config.outage_patience,
             "acquire_timeout_seconds": parts.pool.config.timeout,
             "min_size": statistics.min_size,
@@ -163,9 +190,13 @@ class Feed:
                 "connects": statistics.total_connects,
             },
             "last_minute": self._sampler.quantiles(60),
-            "running": [one.to_dict() for one in running],
             "running_total": len(parts.activity.running),
         }
+
+
+def _running(running: Running, owner: str | None) -> dict[str, Any]:
+    facts = running.to_dict()
+    return facts if owner in {None, facts["token"]} else {**facts, "statement": None}
 
 
 def _event(name: str, content: Any) -> bytes:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from poolkeeper.manager import ConnectionPoolManager
     from poolkeeper.observability.statistics import PoolStatistics
     from poolkeeper.server.activity import Activity
+    from poolkeeper.server.limits import Limits
 
 KEPT_SECONDS = 600
 RECENT_SECONDS = 10
@@ -65,11 +66,13 @@ class Sampler:
         self,
         pool: ConnectionPoolManager,
         activity: Activity,
+        limits: Limits | None = None,
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._pool = pool
         self._activity = activity
+        self._limits = limits
         self._clock = clock
         self._rows: deque[bytes] = deque(maxlen=KEPT_SECONDS)
         self._windows = {name: DurationWindow(60) for name in _DURATIONS}
@@ -106,6 +109,9 @@ class Sampler:
 
     def _sample(self, now: float, past: float | None) -> None:
         statistics = self._pool.get_statistics()
+        limits = self._limits
+        # For the turn of their token, outside the pool's queue.
+        waiting, oldest = (limits.waiting, limits.oldest_wait()) if limits else (0, 0.0)
         answered = self._answers()
         rates = [
             0.0 if not past or past < 0 else (count - before) / past
@@ -119,8 +125,8 @@ class Sampler:
             round(now, 2),
             *_sizes(statistics),
             statistics.max_size,
-            statistics.waiting_requests,
-            round(statistics.oldest_waiter_seconds, 3),
+            statistics.waiting_requests + waiting,
+            round(max(statistics.oldest_waiter_seconds, oldest), 3),
             int(statistics.availability is not Availability.DOWN),
             *(round(rate, 2) for rate in rates),
             *(

@@ -109,6 +109,31 @@ def refuse_transaction_control(query: Query, where: str) -> None:
         )
 
 
+def refuse_lone_control(query: Query) -> None:
+    """A transaction cannot span requests: its BEGIN would be undone when this one is over.
+
+    Raises:
+        BadRequestError: The statement begins or ends a transaction.
+    """
+    sql = query.sql
+    # Nearly all statements are told by their first letters.
+    if sql[:1].isalpha() and sql[:2].lower() not in _FIRST_LETTERS:
+        return
+    words = transaction_control(sql.decode())
+    if words is not None:
+        raise BadRequestError(
+            f"{words} would end with this request: each request is a transaction and a session of "
+            "its own. Suggestion: send the statements of the transaction together, as `statements` "
+            "to /v1/transaction or as `queries` to /sql, which is sql.transaction([…]) in Neon's "
+            "driver.",
+            code="2D000",
+        )
+
+
+# Of BEGIN, START, COMMIT, END, ABORT, ROLLBACK and PREPARE.
+_FIRST_LETTERS = frozenset({b"be", b"st", b"co", b"en", b"ab", b"ro", b"pr"})
+
+
 def parse_json(body: bytes) -> dict[str, object]:
     """The JSON object in a body, its numbers as they were written.
 

@@ -33,6 +33,9 @@ def transaction_control(sql: str) -> str | None:
         return "PREPARE TRANSACTION" if tokens[1:2] == ["transaction"] else None
     if first == "rollback" and "to" in tokens[1:3]:
         return None
+    if tokens[1:2] == ["prepared"]:
+        # Ends another transaction, and PostgreSQL refuses it within one.
+        return None
     return first.upper()
 
 

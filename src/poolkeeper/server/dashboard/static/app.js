@@ -130,7 +130,7 @@ function drawState() {
     pair.append(make("dt", "", name), make("dd"));
     return pair;
   }, (node, [, text]) => setText(node.lastChild, text));
-  document.title = `${state.said ?? state.title} · poolkeeper`;
+  document.title = `${state.title} · poolkeeper`;
   if (down) link("down", "not connected");
   else if (known.now) link("live", `live, up ${age(at() - known.now.started_at)}`);
   announce(state);

@@ -10,7 +10,7 @@ const SHORT = 100;
 export function drawOutages(outages, { startedAt, at }) {
   const newest = [...outages].reverse();
   const table = byId("outages").tBodies[0];
-  reconcile(table, newest, (one) => one.began_at, () => row(6), (node, one) => {
+  reconcile(table, newest, (one) => one.began_at, () => row(6, table), (node, one) => {
     const [began, lasted, cause, detected, lost, attempts] = node.children;
     fillTime(began, one.began_at);
     const open = one.ended_at === null;
@@ -24,7 +24,7 @@ export function drawOutages(outages, { startedAt, at }) {
     for (const cell of [detected, lost, attempts]) cell.className = "num";
   });
   showOrSay("outages", outages.length > 0);
-  const from = Math.max(Math.min(startedAt, outages[0]?.began_at ?? startedAt, at - 600), at - DAY);
+  const from = Math.max(Math.min(startedAt, outages[0]?.began_at ?? startedAt, at - 1), at - DAY);
   const inside = outages.filter((one) => (one.ended_at ?? at) >= from);
   const seconds = inside.reduce((all, one) => all + ((one.ended_at ?? at) - Math.max(one.began_at, from)), 0);
   setText(byId("outages-sum"), outages.length ? `${plural(outages.length, "outage")}, ${duration(seconds)} in all since ${clock(from)}` : "");
@@ -39,7 +39,7 @@ export function drawOutages(outages, { startedAt, at }) {
 
 export function drawRunning(now) {
   const { running } = now;
-  reconcile(byId("running").tBodies[0], running, (one) => one.request_id, () => row(7), (node, one) => {
+  reconcile(byId("running").tBodies[0], running, (one) => one.request_id, () => row(7, byId("running")), (node, one) => {
     const [state, held, statement, waited, backend, token, request] = node.children;
     const waiting = one.state === "waiting";
     fillBadge(state, waiting ? "waiting" : "running", waiting ? "warn" : "good");
@@ -69,10 +69,13 @@ export function drawErrors(errors) {
     const tone = one.status === 503 ? "warn" : one.status >= 500 && one.status !== 507 ? "bad" : "plain";
     head.append(make("span", `badge ${tone}`, one.status), make("span", one.outcome === "unknown" ? "strong" : "", one.kind ?? ""));
     if (one.outcome && !one.kind?.endsWith(one.outcome)) head.append(make("span", one.outcome === "unknown" ? "strong" : "muted", one.outcome.replaceAll("_", " ")));
-    what.append(head);
+    what.append(head, make("div", "muted repeated"));
     if (one.message) what.append(make("div", "message", one.message));
     what.append(statementOf(one.statement), origin(one));
     return node;
+  }, (node, one) => {
+    const again = one.count > 1 ? `${count(one.count)} of this kind until ${clock(one.last_at)}; the first:` : "";
+    setText(node.querySelector(".repeated"), again);
   });
   showOrSay("errors", errors.length > 0);
   setText(byId("errors-sum"), errors.length ? `the latest ${errors.length}` : "");
@@ -100,9 +103,19 @@ function showOrSay(name, some) {
   byId(`${name}-empty`).hidden = some;
 }
 
-function row(cells) {
+/** Roles and labels: on a small screen the cells of `inside` stand below each other. */
+function row(cells, inside) {
   const node = make("tr");
-  for (let i = 0; i < cells; i += 1) node.append(make("td"));
+  const names = inside?.closest("table").tHead.rows[0].cells;
+  if (names) node.setAttribute("role", "row");
+  for (let i = 0; i < cells; i += 1) {
+    const cell = make("td");
+    if (names) {
+      cell.setAttribute("role", "cell");
+      cell.dataset.label = names[i].textContent;
+    }
+    node.append(cell);
+  }
   return node;
 }
 
