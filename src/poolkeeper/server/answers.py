@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -66,6 +66,15 @@ def situation(
         outcome = "executed" if error.executed else "rolled_back"
         if error.executed is None:
             outcome = "unknown"
+    if outcome == "rolled_back" and _ran_in_pieces(error):
+        outcome = "unknown"
+        rule = replace(
+            rule,
+            native=502 if rule.native == HTTPStatus.SERVICE_UNAVAILABLE else rule.native,
+            retry_after=False,
+            retryable=False,
+            suggestion="look which of its transactions took effect before calling it again.",
+        )
     return Situation(
         error,
         rule,
@@ -75,6 +84,11 @@ def situation(
         request_id,
         _seconds_until_useful(error, random, pace) if rule.retry_after else None,
     )
+
+
+def _ran_in_pieces(error: BaseException) -> bool:
+    """Whether a procedure failed, which may have committed before; see `work.run_alone`."""
+    return any(getattr(one, "in_pieces", False) for one in (error, error.__cause__))
 
 
 def neon_answer(what: Situation, *, infra_status: int | None = None) -> Answer:
@@ -87,7 +101,7 @@ def neon_answer(what: Situation, *, infra_status: int | None = None) -> Answer:
     fields: dict[str, object] = dict.fromkeys(_DIAGNOSTICS)
     error = what.database_error
     if error is not None:
-        fields = {name: getattr(error.diag, source) for name, source in _DIAGNOSTICS.items()}
+        fields = _said(error, _DIAGNOSTICS)
         fields["hint"] = fields["hint"] or _advice(what) or None
     told = what.rule.sql
     body: dict[str, object] = {
@@ -118,7 +132,7 @@ def problem_answer(what: Situation) -> Answer:
         body["transaction_id"] = str(what.error.transaction_id)
     error = what.database_error
     if error is not None:
-        said = {name: getattr(error.diag, source) for name, source in _POSTGRES.items()}
+        said = _said(error, _POSTGRES)
         body["postgres"] = {name: value for name, value in said.items() if value is not None}
     headers = _headers(what)
     if told == HTTPStatus.UNAUTHORIZED:
@@ -198,6 +212,20 @@ def _headers(what: Situation) -> dict[str, str]:
     return headers
 
 
+# Somebody's RAISE may say megabytes; the bound on results does not see them.
+_LONGEST_TEXT = 8192
+
+
+def _said(error: psycopg.Error, names: Mapping[str, str]) -> dict[str, object]:
+    """PostgreSQL's fields under the names a dialect has for them."""
+    found = {name: getattr(error.diag, source) for name, source in names.items()}
+    return {name: value and _cut(value) for name, value in found.items()}
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]} …"
+
+
 _DIAGNOSTICS = {
     "detail": "message_detail",
     "hint": "message_hint",
@@ -240,7 +268,7 @@ def _message(error: BaseException, rule: Rule, outcome: Outcome, request_id: str
         )
     # PostgreSQL's own words, which clients know.
     if isinstance(error, psycopg.Error):
-        return error.diag.message_primary or str(error)
+        return _cut(error.diag.message_primary or str(error))
     if isinstance(error, status.ReadOnlyDeclaredError):
         return str(error)
     return _sentence(error, rule, outcome)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+import psycopg
+
 from poolkeeper.server.execute import (
     NothingSentError,
     OutcomeUnknownError,
@@ -12,6 +14,7 @@ from poolkeeper.server.execute import (
     run_statement,
 )
 from poolkeeper.server.interrupt import DeadlineExceededError, interruptible
+from poolkeeper.server.neon.transaction_control import commits_inside
 from poolkeeper.server.status import TransactionLostError
 
 if TYPE_CHECKING:
@@ -48,7 +51,7 @@ def run_alone(
     Raises:
         Exception: As `run_statement` and `interruptible` raise.
     """
-    return engine.borrow(
+    work = engine.borrow(
         visit,
         lambda conn: interruptible(
             conn,
@@ -58,6 +61,20 @@ def run_alone(
             timers=engine.timers,
         ),
     )
+    sql = query.sql
+    # Nearly all statements are told by their first letters.
+    if sql[:1].isalpha() and sql[:2].lower() not in {b"ca", b"do"}:
+        return work
+    return _in_pieces(work) if commits_inside(sql.decode()) else work
+
+
+async def _in_pieces(work: Awaitable[StatementResult]) -> StatementResult:
+    """Mark the failures of what may have committed before it failed, for the one who tells them."""
+    try:
+        return await work
+    except (psycopg.Error, DeadlineExceededError, ResultTooLargeError) as error:
+        error.in_pieces = True  # type: ignore[union-attr]
+        raise
 
 
 class Work:

@@ -39,6 +39,12 @@ def transaction_control(sql: str) -> str | None:
     return first.upper()
 
 
+def commits_inside(sql: str) -> bool:
+    """Whether ``sql`` may commit on its way and fail afterwards, as procedures and DO may."""
+    word = _WORD.match(sql, _first_word_at(sql))
+    return word is not None and word[0].lower() in {"call", "do"}
+
+
 def _first_word_at(sql: str) -> int:
     """Past blanks, comments (nested ones, too) and empty statements."""
     position = 0
