@@ -88,3 +88,14 @@ def test_a_batch_wraps_its_results():
     assert json.loads(encode_batch([])) == {"results": []}
     one = encode_result(RESULT, raw_text=True, array_mode=True)
     assert json.loads(encode_batch([one, one]))["results"] == [json.loads(one)] * 2
+
+
+@pytest.mark.parametrize("count", [0, 1, 16, 17, 1000, 1001, 2500])
+@pytest.mark.parametrize("array_mode", [True, False])
+def test_results_of_any_length_are_encoded_alike(count, array_mode):
+    """Long ones go in portions."""
+    field = Field("a", 25, 0, 0, -1, -1)
+    rows = [(str(number),) for number in range(count)]
+    result = StatementResult((field,), rows, f"SELECT {count}")
+    decoded = json.loads(encode_result(result, raw_text=True, array_mode=array_mode))
+    assert decoded["rows"] == [list(row) if array_mode else {"a": row[0]} for row in rows]

@@ -59,6 +59,9 @@ CLIENT_CLOSED_REQUEST = 499
 # Until what has arrived on sockets has been looked at: one turn finds it, the next one acts.
 _TURNS = 3
 
+# Reading more than this takes long enough for others to notice: it is done beside the event loop.
+_LARGE_BODY = 256 * 1024
+
 # How long the end of a stream that failed is offered to its reader.
 _LAST_WORDS = 2.0
 
@@ -179,7 +182,11 @@ class Engine:
         holding = Holding(self.bodies)
         try:
             self.admit(visit)
-            job = dialect.parse(visit, await self._body(visit, holding))
+            asked = await self._body(visit, holding)
+            if len(asked) > _LARGE_BODY:
+                job = await asyncio.to_thread(dialect.parse, visit, asked)
+            else:
+                job = dialect.parse(visit, asked)
             visit.context.statement = job.statement[:STATEMENT_SHOWN]
             visit.departure = Departure(receive, self.timers)
             visit.running = self.activity.begin(visit.context, dialect.route)

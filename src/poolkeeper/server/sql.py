@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from starlette.responses import Response
 from poolkeeper.server.answers import neon_answer
 from poolkeeper.server.execute import ResultTooLargeError
 from poolkeeper.server.neon.request import parse_request, refuse_lone_control
-from poolkeeper.server.neon.response import encode_batch, encode_result
+from poolkeeper.server.neon.response import encode_batch, encode_result, is_large
 from poolkeeper.server.work import Work, begin_statement, run_alone
 
 if TYPE_CHECKING:
@@ -89,7 +90,10 @@ class SqlJob:
         else:
             results = [await run_alone(engine, visit, request.queries[0], max_bytes=max_bytes)]
         started = time.perf_counter()
-        body = self._encode(results)
+        if is_large(results):
+            body = await asyncio.to_thread(self._encode, results)
+        else:
+            body = self._encode(results)
         visit.context.timing["serialize"] = time.perf_counter() - started
         if len(body) > max_bytes:
             raise ResultTooLargeError(max_bytes, executed=True)

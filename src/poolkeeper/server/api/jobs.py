@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import time
 from typing import TYPE_CHECKING
 
@@ -23,6 +25,7 @@ from poolkeeper.server.execute import (
     run_statement,
 )
 from poolkeeper.server.interrupt import interruptible
+from poolkeeper.server.neon.response import is_large
 from poolkeeper.server.status import RequestInFlightError
 from poolkeeper.server.work import TAKE_SNAPSHOT, Work, begin_statement, run_alone
 from poolkeeper.transactions.ids import new_id
@@ -62,7 +65,9 @@ class QueryJob:
         else:
             result = await self._run_transaction(engine, visit, self._begin)
         started = time.perf_counter()
-        body = encode_query(encode_result(result, arrays=query.array_mode), None)
+        encode = functools.partial(encode_result, result, arrays=query.array_mode)
+        text = await asyncio.to_thread(encode) if is_large([result]) else encode()
+        body = encode_query(text, None)
         visit.context.timing["serialize"] = time.perf_counter() - started
         if len(body) > max_bytes:
             raise ResultTooLargeError(max_bytes, executed=self._begin is None)

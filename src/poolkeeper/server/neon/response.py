@@ -33,6 +33,16 @@ class StatementResult(NamedTuple):
     size: int = 0
 
 
+def is_large(results: Sequence[StatementResult]) -> bool:
+    """Whether encoding them takes long enough for others to notice: do it beside the event loop."""
+    return sum([result.size + _CELL * len(result.rows) for result in results]) > _LARGE
+
+
+_LARGE = 256 * 1024
+# What a row costs beside its bytes.
+_CELL = 32
+
+
 def encode_result(result: StatementResult, *, raw_text: bool, array_mode: bool) -> str:
     """The JSON object for one statement.
 
@@ -78,6 +88,7 @@ def _fields_anew(fields: tuple[Field, ...]) -> str:
 
 _NOT_WIDE = 50
 _FEW_ROWS = 16
+_PORTION = 1000
 _fields_by_heart = lru_cache(maxsize=500)(_fields_anew)
 
 
@@ -86,10 +97,10 @@ def _encode_rows(result: StatementResult, *, raw_text: bool, array_mode: bool) -
         if len(result.rows) <= _FEW_ROWS:
             # The encoder below costs more to set up than a few rows do.
             return "[" + ",".join([_encode_texts(row) for row in result.rows]) + "]"
-        return _dump(result.rows)
+        return _dump_rows(result.rows)
     names = [field.name for field in result.fields]
     if raw_text:
-        return _dump([dict(zip(names, row, strict=True)) for row in result.rows])
+        return _dump_rows([dict(zip(names, row, strict=True)) for row in result.rows])
     oids = [field.type_oid for field in result.fields]
     rows = [
         [
@@ -102,6 +113,12 @@ def _encode_rows(result: StatementResult, *, raw_text: bool, array_mode: bool) -
         return "[" + ",".join(["[" + ",".join(row) + "]" for row in rows]) + "]"
     keys = [encode_basestring(name) + ":" for name in names]
     return "[" + ",".join([_encode_object(keys, row) for row in rows]) + "]"
+
+
+def _dump_rows(rows: Sequence[object]) -> str:
+    """In portions: the encoder lets no other thread work before it is done."""
+    starts = range(0, len(rows), _PORTION)
+    return "[" + ",".join([_dump(rows[start : start + _PORTION])[1:-1] for start in starts]) + "]"
 
 
 def _encode_texts(row: Sequence[str | None]) -> str:
