@@ -44,7 +44,7 @@ def test_report_has_exactly_the_promised_shape():
         "database": {
             "status": "disconnected",
             "pool": {"total": 9, "idle": 2, "active": 3, "waiting": 4},
-            "latency_ms": 1.235,
+            "latency_ms": None,
             "last_error": "connection refused",
             "outage_seconds": 3.0,
             "next_attempt_seconds": 0.25,
@@ -52,6 +52,11 @@ def test_report_has_exactly_the_promised_shape():
         "uptime_seconds": 60.0,
         "reasons": ["the database has not answered for 3 s"],
     }
+
+
+def test_the_latency_is_told_in_milliseconds_while_the_database_answers():
+    """In an outage the round trip of before says nothing."""
+    assert report(latency_seconds=0.00123456).to_dict()["database"]["latency_ms"] == 1.235
 
 
 def test_what_is_not_known_is_null():

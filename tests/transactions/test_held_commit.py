@@ -111,7 +111,7 @@ async def test_a_commit_that_arrives_late_fails(rig):
         proxy.policy = None
         assert await pool.transaction_outcome(key) is TransactionOutcome.ABORTED
         proxy.release()
-        with pytest.raises(TransactionRolledBackError, match="declared the transaction"):
+        with pytest.raises(TransactionRolledBackError, match="declared it aborted"):
             await running
         assert await rig.times_done(job) == 0
         assert await pool.transaction_outcome(key) is TransactionOutcome.ABORTED
