@@ -42,7 +42,6 @@ class DatabaseHealth:
             ``disconnected`` during an outage, also while the prober dials.
         pool: The sizes of the pool.
         latency_ms: Round trip of the latest probe in milliseconds, None before the first one
-            and in an outage
             and while disconnected.
         last_error: The latest failure to reach the database, without secrets.
         outage_seconds: Age of the outage, None without one.
