@@ -87,6 +87,14 @@ def schema(server):
     )
     server.sql("insert into parent values (1)")
     server.sql("insert into child values (1, 1, '[1,5)')")
+    server.sql(
+        "create function raised(code text) returns void language plpgsql as"
+        " $$ begin raise exception 'no' using errcode = code; end $$"
+    )
+    server.sql(
+        "create function not_allowed() returns void language plpgsql as"
+        " $$ begin set local role pg_monitor; create schema x; end $$"
+    )
     return server
 
 
@@ -98,28 +106,13 @@ def schema(server):
         ("select 1; select 2", "42601", 400, "sql-error"),
         ("insert into child values (null)", "23502", 400, "sql-error"),
         ("insert into child values (1, 0)", "23514", 400, "sql-error"),
-        ("do $$ begin raise exception 'no'; end $$", "P0001", 400, "sql-error"),
+        ("select raised('P0001')", "P0001", 400, "sql-error"),
         ("insert into parent values (1)", "23505", 409, "constraint-violation"),
         ("insert into child values (2)", "23503", 409, "constraint-violation"),
         ("insert into child values (1, 1, '[2,3)')", "23P01", 409, "constraint-violation"),
-        (
-            "do $$ begin raise exception 'no' using errcode = '40001'; end $$",
-            "40001",
-            409,
-            "transaction-conflict",
-        ),
-        (
-            "do $$ begin raise exception 'no' using errcode = '40P01'; end $$",
-            "40P01",
-            409,
-            "transaction-conflict",
-        ),
-        (
-            "do $$ begin set local role pg_monitor; create schema x; end $$",
-            "42501",
-            403,
-            "insufficient-privilege",
-        ),
+        ("select raised('40001')", "40001", 409, "transaction-conflict"),
+        ("select raised('40P01')", "40P01", 409, "transaction-conflict"),
+        ("select not_allowed()", "42501", 403, "insufficient-privilege"),
     ],
 )
 def test_what_postgresql_says_about_a_statement(schema, text, code, native, kind):
