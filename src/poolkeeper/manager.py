@@ -37,9 +37,10 @@ from poolkeeper.observability.statistics import PoolCounters, PoolStatistics
 from poolkeeper.opening import first_session
 from poolkeeper.pool import Pool
 from poolkeeper.queries import Queries
+from poolkeeper.refusals import closed_error
 from poolkeeper.session_policy import ResetPolicy
 from poolkeeper.transactions.methods import TransactionMethods, Transactions
-from poolkeeper.urls import mask_url, redact, split_url
+from poolkeeper.urls import for_asyncpg, mask_url, redact, split_url
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 
     from poolkeeper.observability.events import Event
     from poolkeeper.observability.statistics import DurationRecorder
+    from poolkeeper.operations import Operations
     from poolkeeper.snapshot import PoolSnapshot
 
 
@@ -115,6 +117,7 @@ class ConnectionPoolManager(Queries, TransactionMethods):
             employ=self._employ,
         )
         self._retries = self._transactions.retries
+        self._operations: Operations | None = None
         self._log = StructlogSink(secrets=self._secrets())
         self._bus.add(self._log)
 
@@ -296,6 +299,8 @@ class ConnectionPoolManager(Queries, TransactionMethods):
         self._pool.require_home()
         started = self._pool.now()
         goodbyes = self._pool.errands.goodbyes
+        if self._operations is not None:
+            await self._operations.close()
         dialling = self._dialling
         if dialling is not None:
             dialling.cancel()
@@ -319,6 +324,8 @@ class ConnectionPoolManager(Queries, TransactionMethods):
         goodbyes = self._pool.errands.goodbyes
         if self._dialling is not None:
             self._dialling.cancel()
+        if self._operations is not None:
+            self._operations.terminate()
         self._pool.terminate()
         for keeper in self._keepers:
             keeper.cancel()
@@ -460,6 +467,63 @@ class ConnectionPoolManager(Queries, TransactionMethods):
                 "connection to the pool that acquire() was called on."
             )
         self._pool.release(connection)
+
+    # Operations -------------------------------------------------------------------------------
+
+    @property
+    def operations(self) -> Operations:
+        """Long work that resumes: ``load``, ``backfill``, ``export`` and steps of your own.
+
+        They use connections of their own beside ``max_size``: two while an operation runs, and up
+        to two for whoever asks; always by asyncpg.
+
+        Raises:
+            PoolClosedError: The pool is closed, or was never opened.
+        """
+        if self._operations is None:
+            from poolkeeper.operations import Operations  # noqa: PLC0415 - many have none
+
+            self._operations = Operations(
+                self._connections_for_operations,
+                database=lambda: self._pool.database,
+                emit=self._bus.emit,
+            )
+        return self._operations
+
+    async def _connections_for_operations(
+        self, application_name: str, connections: int
+    ) -> ConnectionPoolManager:
+        if self._pool.state.phase is not Phase.OPEN:
+            raise closed_error(self._pool.state.phase.value)
+        url, connect_kwargs = for_asyncpg(*self._connect_args)
+        settings = {
+            **connect_kwargs.pop("server_settings", {}),
+            "application_name": application_name,
+        }
+        connect_kwargs.pop("command_timeout", None)
+        hooks = {
+            name: hook
+            for name, hook in self._hooks.items()
+            if hook is not None and self._pool.driver.name == "asyncpg"
+        }
+        pool = ConnectionPoolManager(
+            self._config.with_changes(
+                database_url=url,
+                pool_name=f"{self.name}-operations"[:63],
+                min_size=0,
+                max_size=connections,
+                max_waiting=None,
+                command_timeout=None,
+                # A chunk may take long, and its connection is kept for the next one.
+                leak_detection_timeout=0,
+                reset="always",
+            ),
+            **hooks,
+            **connect_kwargs,
+            server_settings=settings,
+        )
+        await pool.initialize()
+        return pool
 
     # Reports ----------------------------------------------------------------------------------
 

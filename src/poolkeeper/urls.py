@@ -10,7 +10,8 @@ from urllib.parse import unquote, unquote_plus
 from poolkeeper.exceptions import PoolConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
+    from typing import Any
 
 MASK: Final = "***"
 
@@ -176,6 +177,39 @@ def split_url(url: str) -> tuple[Driver, str]:
         raise _refusal(url, _scheme_problem(scheme), f"use {' or '.join(_DRIVERS)}")
     _check_after_scheme(url, rest)
     return driver, f"{scheme.partition('+')[0].lower()}://{rest}"
+
+
+_ONLY_LIBPQ: Final = re.compile(
+    r"(?:connect_timeout|keepalives(?:_\w+)?|tcp_user_timeout|channel_binding|gssencmode"
+    r"|sslnegotiation|require_auth|load_balance_hosts|fallback_application_name)=[^&]*"
+)
+
+
+def for_asyncpg(
+    url: str | None, connect_kwargs: Mapping[str, Any]
+) -> tuple[str | None, dict[str, Any]]:
+    """The same place for asyncpg, whichever driver a URL and its arguments were meant for.
+
+    What only libpq knows of is left out: asyncpg would take it for a setting of the server.
+    """
+    given = dict(connect_kwargs)
+    if url is None:
+        return None, given
+    name, url = split_url(url)
+    if name == "asyncpg":
+        return url, given
+    place, mark, query = url.partition("?")
+    kept = [part for part in query.split("&") if part and not _ONLY_LIBPQ.fullmatch(part)]
+    kwargs = {
+        _ASYNCPG_NAMES.get(key, key): value for key, value in given.items() if key in _FOR_BOTH
+    }
+    return f"{place}{mark}{'&'.join(kept)}".rstrip("?"), kwargs
+
+
+_ASYNCPG_NAMES: Final = {"dbname": "database"}
+_FOR_BOTH: Final = frozenset(
+    {"host", "port", "user", "password", "dbname", "database", "passfile", "server_settings"}
+)
 
 
 def _scheme_problem(scheme: str) -> str:

@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
+from poolkeeper.schema import install_script
 from poolkeeper.testing.proxy import Direction, FaultProxy, Verdict
 from poolkeeper.transactions.ledger import commit_script
-from poolkeeper.transactions.schema import install_script
 from tests.server.load.clients import TABLE, TRANSACTION, Clients, rows_in
 from tests.server.load.http import Connection
 from tests.server.load.judge import Work, judge

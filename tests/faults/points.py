@@ -21,11 +21,11 @@ from poolkeeper import (
     TransactionOutcomeUnknownError,
 )
 from poolkeeper.outcomes import Outcome, outcome_of
+from poolkeeper.schema import install_script
 from poolkeeper.testing.checker import Bounds, FinalRead, Report, check
 from poolkeeper.testing.embedded import FaultyPostgres
 from poolkeeper.testing.history import History, describe
 from poolkeeper.testing.proxy import Direction, FaultProxy, Link, Segment, Verdict
-from poolkeeper.transactions.schema import install_script
 from tests.faults.calls import COMMITTED_BEFORE, Call, settled
 from tests.faults.rig import EVERY_CALL_SECONDS, FAILURES, SLACK_SECONDS
 from tests.pool.soundness import assert_sound

@@ -14,9 +14,9 @@ from poolkeeper import (
     TransactionTimeoutError,
     outcome_of,
 )
+from poolkeeper import schema as schema_module
 from poolkeeper.testing.contracts import eventually
 from poolkeeper.transactions import ledger as ledger_module
-from poolkeeper.transactions import schema as schema_module
 from poolkeeper.transactions.ids import age_of, new_id
 from tests.cli.commands import poolkeeper
 from tests.transactions.conftest import value, work, write
@@ -44,7 +44,9 @@ async def test_many_pools_may_make_the_ledger_at_once(rig):
             *(pool.run_transaction(write, job) for pool, job in zip(pools, jobs, strict=True))
         )
         assert await rig.admin.fetchval(ROWS) == 12
-        assert await rig.admin.fetchval("SELECT count(*) FROM poolkeeper.migrations") == 1
+        assert await rig.admin.fetchval("SELECT count(*) FROM poolkeeper.migrations") == len(
+            schema_module.MIGRATIONS
+        )
 
 
 @pytest.mark.asyncio
@@ -71,7 +73,7 @@ async def test_a_role_that_may_not_make_it_learns_what_to_do(rig):
             assert "permission denied" in str(caught.value)
             done = await asyncio.to_thread(poolkeeper, "init-db", rig.url, "--grant-to", "limited")
             assert done.returncode == 0, done.stderr
-            assert "poolkeeper.ledger is ready" in done.stdout
+            assert "poolkeeper.ledger and poolkeeper.operations are ready" in done.stdout
             assert await pool.run_transaction(write, job) == job
             assert await rig.times_done(job) == 1
             await pool._transactions.ledger.purge()

@@ -1,4 +1,4 @@
-"""``poolkeeper init-db``: make the tables that exactly-once transactions need."""
+"""``poolkeeper init-db``: make the tables that transactions and operations need."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from psycopg import sql
 
 from poolkeeper.cli.errors import USAGE_FAILURE, CommandError
 from poolkeeper.exceptions import PoolConfigurationError
-from poolkeeper.transactions.schema import VERSION, grant_script, install_script
+from poolkeeper.schema import VERSION, grant_script, install_script
 from poolkeeper.urls import mask_url, split_url
 
 HELP_TEXT = (
     "Create the tables of poolkeeper in a database, or bring them up to date.\n\n"
     "Only needed where the role of the application may not create a schema: otherwise the pool "
-    "does it by itself, when it first runs a transaction. Running it again changes nothing.\n\n"
+    "does it by itself, when it first runs a transaction or an operation. "
+    "Running it again changes nothing.\n\n"
     "[bold]Examples[/bold]\n\n"
     "  DATABASE_URL=postgresql://admin:…@db.example.com/shop poolkeeper init-db --grant-to app"
 )
@@ -38,7 +39,7 @@ def init_db(
         typer.Option(
             "--grant-to",
             metavar="ROLE",
-            help="Let this role run transactions; may be given several times.",
+            help="Let this role run transactions and operations; may be given several times.",
         ),
     ] = None,
     timeout: Annotated[float, typer.Option(min=1.0, help="Seconds to connect.")] = 10.0,
@@ -73,9 +74,12 @@ def init_db(
             "a role that may create schemas in this database (GRANT CREATE ON DATABASE), on its "
             "primary; roles to grant to must exist."
         ) from error
-    print(f"poolkeeper.ledger is ready (version {VERSION}) at {mask_url(url)}")
+    print(
+        f"poolkeeper.ledger and poolkeeper.operations are ready (version {VERSION}) "
+        f"at {mask_url(url)}"
+    )
     for role in grant_to or ():
-        print(f"{role} may run transactions")
+        print(f"{role} may run transactions and operations")
 
 
 def _one_line(error: psycopg.Error) -> str:

@@ -226,6 +226,59 @@ class TransactionResolved(Event):
     elapsed_seconds: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperationClaimed(Event):
+    """A worker of this process begins, or takes up, an operation.
+
+    ``epoch`` counts the claims; ``taken_from`` is the worker that had it and gave no sign of life.
+    """
+
+    name = "operation_claimed"
+    level = "info"
+
+    operation: str
+    kind: str
+    epoch: int
+    rows_done: int
+    taken_from: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperationResumed(Event):
+    """An operation goes on at its checkpoint after its connection was lost.
+
+    ``seq`` is how many chunks are committed; ``elapsed_seconds`` runs from the last of them.
+    """
+
+    name = "operation_resumed"
+    level = "warning"
+
+    operation: str
+    kind: str
+    seq: int
+    rows_done: int
+    elapsed_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperationEnded(Event):
+    """A worker of this process has no more to do with an operation, which is in ``state`` now.
+
+    ``elapsed_seconds`` runs from its first claim by anybody.
+    """
+
+    name = "operation_ended"
+    level = "info"
+
+    operation: str
+    kind: str
+    state: str
+    rows_done: int
+    rows_rejected: int
+    elapsed_seconds: float
+    error: str | None = None
+
+
 class EventBus:
     """Hands each event to every listener, in the order they were added, before ``emit`` returns.
 

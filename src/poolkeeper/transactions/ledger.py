@@ -9,8 +9,8 @@ from poolkeeper.deadlines import bounded
 from poolkeeper.drivers.base import session_of
 from poolkeeper.exceptions import ConnectionPoolError, LedgerUnavailableError
 from poolkeeper.outcomes import TransactionOutcome
+from poolkeeper.schema import DURABLY, LEDGER, install_script, is_there
 from poolkeeper.sqlstate import INVALID_SCHEMA_NAME, UNDEFINED_TABLE, sqlstate_of
-from poolkeeper.transactions.schema import DURABLY, IS_CURRENT, install_script
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -82,7 +82,7 @@ class Ledger:
 
     async def _ensure(self, session: TransactionalSession) -> None:
         try:
-            if await session.run_script(IS_CURRENT) != "SELECT 0":
+            if await session.run_script(is_there(LEDGER)) != "SELECT 0":
                 return
         except Exception as error:
             code = sqlstate_of(error)
@@ -97,7 +97,7 @@ class Ledger:
                 raise
             await session.run_script("rollback")
             raise self._unusable(error, "be created") from error
-        if await session.run_script(IS_CURRENT) == "SELECT 0":
+        if await session.run_script(is_there(LEDGER)) == "SELECT 0":
             lost = LookupError("poolkeeper.migrations says that it is there, and it is not")
             raise self._unusable(lost, "be found") from lost
 

@@ -1,0 +1,170 @@
+"""What the runner asks of a kind of operation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Json: TypeAlias = dict[str, Any]
+"""An object that fits into ``jsonb``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An operation that can be created.
+
+    Attributes:
+        spec: What is to be done: everything a run needs to know, and no password.
+        cursor: Where to begin.
+        fingerprint: What the source looks like now.
+        bytes_total: Size of the source.
+        rows_total: How many rows there are; an estimate will do.
+    """
+
+    spec: Json
+    cursor: Json
+    fingerprint: Json | None = None
+    bytes_total: int | None = None
+    rows_total: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """A row that could not be taken.
+
+    Attributes:
+        line: Its line in the source, from 1.
+        raw: The row as it stands there.
+        sqlstate: What the server said about it, if it was asked.
+        message: The same in words.
+    """
+
+    line: int | None
+    raw: bytes
+    sqlstate: str | None
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """What a chunk has done, to be committed with it.
+
+    Attributes:
+        cursor: Where the next one begins.
+        rows: How many rows it holds.
+        rejects: Rows left out.
+        bytes_done: How far in the source, or how much is written in all.
+        size: How much of the size it was asked for it used, in the unit of its kind; None: all.
+        checksum: Of its bytes, if it has any.
+        done: Whether nothing is left after it.
+    """
+
+    cursor: Json
+    rows: int
+    rejects: Sequence[Reject] = ()
+    bytes_done: int | None = None
+    size: int | None = None
+    checksum: int | None = None
+    done: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Sizing:
+    """Limits of the size of a chunk, in the unit of its kind: bytes or rows."""
+
+    initial: int
+    smallest: int
+    largest: int
+
+
+class Run(Protocol):
+    """One claimed run in one process.
+
+    Everything it remembers may be wrong after a lost connection or a lost claim: ``begin`` is then
+    called with what the database has, before the next ``chunk``.
+    """
+
+    @property
+    def sizing(self) -> Sizing | None:
+        """Limits of a chunk; None for a kind that has no size of its own."""
+
+    async def begin(self, connection: Any, cursor: Json) -> None:
+        """Go to ``cursor``, outside of any transaction; forget everything else.
+
+        Raises:
+            OperationError: The operation cannot go on, such as when its source has changed.
+        """
+
+    async def chunk(self, connection: Any, size: int) -> Chunk:
+        """Do the work of the next chunk, inside the transaction the runner has opened.
+
+        It must not end that transaction. It may be cancelled at any await; its connection is then
+        given up.
+
+        Raises:
+            OperationError: The operation fails with this message; chunks committed before stay.
+            Exception: An error of the driver: after a lost connection the run begins again, after
+                a conflict the chunk is tried again, with anything else the operation fails.
+        """
+
+    async def committed(self, chunk: Chunk) -> None:
+        """Hear that the chunk is committed."""
+
+    async def close(self) -> None:
+        """Let go of everything; called at the end of the run, however it ends."""
+
+
+class Kind(Protocol):
+    """A kind of operation."""
+
+    @property
+    def name(self) -> str:
+        """What the table calls it."""
+
+    @property
+    def tunable(self) -> frozenset[str]:
+        """Options that may change between two runs of one operation, such as a throttle.
+
+        ``prepare`` takes them into its spec as they are.
+        """
+
+    def already_done(self, spec: Json, fingerprint: Json | None) -> bool:
+        """Whether doing again what an operation has done would double it.
+
+        Called in a thread. Then asking for the same thing again returns the finished operation.
+        """
+
+    async def prepare(self, connection: Any, spec: Json) -> Prepared:
+        """Check what is asked for against the database and the source, and complete it.
+
+        Args:
+            connection: A borrowed asyncpg connection, outside of any transaction.
+            spec: What the user gave.
+
+        Raises:
+            OperationError: It cannot be done.
+        """
+
+    def start(self, spec: Json, fingerprint: Json | None, chunks: Chunks) -> Run:
+        """Make a run of an operation that has been claimed."""
+
+
+class Chunks(Protocol):
+    """What is committed of an operation."""
+
+    async def committed(self, connection: Any) -> Sequence[CommittedChunk]:
+        """Every committed chunk, in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommittedChunk:
+    """A row of ``poolkeeper.chunks``."""
+
+    seq: int
+    cursor_from: Json
+    cursor_to: Json
+    rows: int
+    checksum: int | None
