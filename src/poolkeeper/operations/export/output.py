@@ -1,0 +1,171 @@
+"""The files of an export as they are written: they grow chunk by chunk, and can be cut back.
+
+Nothing here waits for an event loop or knows of SQL: an export calls it from a thread.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from poolkeeper.operations.export.compression import compressor
+from poolkeeper.operations.export.growing import GrowingFile, sync_directory
+from poolkeeper.operations.export.position import Finished, Written
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from poolkeeper.operations.export.target import Target
+
+
+class Output:
+    """The files of one export in one process.
+
+    Args:
+        target: Their names.
+        compression: None, ``"gz"`` or ``"zst"``.
+        part_bytes: A file of at least so many bytes, uncompressed, is followed by another one;
+            None: there is one file only.
+    """
+
+    def __init__(self, target: Target, *, compression: str | None, part_bytes: int | None) -> None:
+        self._target = target
+        self.header = b""
+        """What each file begins with; to be set before the first row."""
+        self._compressor = compressor(compression)
+        self._compression = compression
+        self._part_bytes = part_bytes
+        self._file: GrowingFile | None = None
+        self._written = Written()
+        self._raw = 0
+        self._attempt = 0
+        self._new_names = False
+        self._grown = 0
+
+    def open(self, written: Written) -> None:
+        """Be where a checkpoint says, forgetting everything since; no file is changed.
+
+        Raises:
+            ExportError: What is committed is not there.
+        """
+        self.close()
+        # a new one: the old one may hold the beginning of a piece that does not count
+        self._compressor = compressor(self._compression)
+        self._written = written
+        self._raw = written.raw
+        self._new_names = False
+        self._grown = 0
+        if written.attempt is not None:
+            path = self._target.unfinished(written.part, written.attempt)
+            self._file = GrowingFile.reopen(path, written.offset)
+
+    def take(self, attempt: int) -> None:
+        """Cut off what was written after the checkpoint and make ready to write.
+
+        Only for an attempt that has made sure that no other one can commit anything any more.
+
+        Args:
+            attempt: Its number, which no other attempt has.
+
+        Raises:
+            ExportError: The file cannot be written.
+        """
+        self._attempt = attempt
+        self._remove_leftovers()
+        # these are being given their names
+        self._written = replace(self._written, finished=())
+        if self._file is not None:
+            old = self._file.path
+            self._file.take(self._target.unfinished(self._written.part, attempt))
+            if self._file.path != old:
+                self._new_names = True
+                self._written = replace(self._written, attempt=attempt)
+
+    def write(self, buffers: Sequence[bytes]) -> None:
+        """Append whole rows.
+
+        Raises:
+            ExportError: The disk is full, or anything else is wrong with it.
+        """
+        for buffer in buffers:
+            if self._part_bytes is not None and self._raw >= self._part_bytes:
+                self._finish_file()
+            self._append(buffer)
+
+    def checkpoint(self) -> tuple[Written, int]:
+        """Bring everything written to disk; where that is, and by how many bytes the files grew.
+
+        Raises:
+            ExportError: The disk is full, or anything else is wrong with it.
+        """
+        if self._file is not None:
+            self._end_piece(self._file)
+        if self._new_names:
+            sync_directory(self._target.directory)
+            self._new_names = False
+        return self._state(), self._grown
+
+    def finish(self) -> tuple[Written, int]:
+        """Bring everything to disk and begin no file any more; there is one even without rows.
+
+        Raises:
+            ExportError: The disk is full, or anything else is wrong with it.
+        """
+        if self._file is not None or not (self._written.finished or self._written.part > 1):
+            if self._file is None:
+                self._append(b"")
+            self._finish_file()
+        return self.checkpoint()
+
+    def committed(self, written: Written) -> None:
+        """Hear which checkpoint is committed: its finished files are somebody else's business."""
+        self._written = replace(written, finished=())
+        self._grown = 0
+
+    def close(self) -> None:
+        """Let go of the file. Harmless when there is none."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _append(self, data: bytes) -> None:
+        if self._file is None:
+            path = self._target.unfinished(self._written.part, self._attempt)
+            self._file = GrowingFile.create(path)
+            self._new_names = True
+            self._written = Written(
+                self._written.part, self._attempt, finished=self._written.finished
+            )
+            self._raw = 0
+            data = self.header + data
+        self._raw += len(data)
+        self._grown += self._file.write((self._compressor.compress(data),))
+
+    def _end_piece(self, file: GrowingFile) -> None:
+        self._grown += file.write((self._compressor.end_piece(),))
+        file.sync()
+
+    def _finish_file(self) -> None:
+        assert self._file is not None, "there is no file to finish"
+        self._end_piece(self._file)
+        written = self._written
+        assert written.attempt is not None, "an open file has been made by somebody"
+        done = Finished(written.part, written.attempt, self._file.size)
+        self.close()
+        self._written = Written(written.part + 1, finished=(*written.finished, done))
+        self._raw = 0
+
+    def _state(self) -> Written:
+        written = self._written
+        size = 0 if self._file is None else self._file.size
+        return Written(written.part, written.attempt, size, self._raw, written.finished)
+
+    def _remove_leftovers(self) -> None:
+        """Delete what earlier attempts have written and not committed."""
+        kept = {self._target.unfinished(file.part, file.attempt) for file in self._written.finished}
+        if self._file is not None:
+            kept.add(self._file.path)
+        for path, attempt in list(self._target.unfinished_files()):
+            # never one of a later attempt: this one may have been frozen and believed dead
+            if attempt <= self._attempt and path not in kept:
+                path.unlink(missing_ok=True)

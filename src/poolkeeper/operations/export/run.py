@@ -1,0 +1,237 @@
+"""One claimed run of an export."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from poolkeeper.operations.export.copy_options import copy_options, rows_of
+from poolkeeper.operations.export.output import Output
+from poolkeeper.operations.export.parquet import converter
+from poolkeeper.operations.export.position import Position
+from poolkeeper.operations.export.prepare import target_of
+from poolkeeper.operations.export.publish import publish, refuse_to_overwrite, remove_surplus
+from poolkeeper.operations.export.relation import SETTINGS, Relation
+from poolkeeper.operations.export.rows import RowStream
+from poolkeeper.operations.kind import Chunk, Sizing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from poolkeeper.operations.kind import Json
+
+T = TypeVar("T")
+
+ROWS: Final = Sizing(initial=2_000, smallest=100, largest=1_000_000)
+SIGN_OF_LIFE_SECONDS: Final = 1.0
+"""A transaction in which nothing is asked for long is ended by the server."""
+
+
+class ExportRun:
+    """Exports range after range of the key.
+
+    A checkpoint says how much of the files is on disk. After an interruption an attempt first
+    commits a chunk without rows, its number: when that is committed, nobody who believes to be at
+    work on this export can commit anything any more, and only then may files be cut back to the
+    checkpoint.
+
+    Attributes:
+        progress_rows: Rows written, those of the chunk in progress included if that is known.
+        progress_bytes: Bytes COPY has brought in this run.
+    """
+
+    def __init__(self, spec: Mapping[str, Any]) -> None:
+        self._spec = spec
+        self._relation = Relation.of(dict(spec))
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="poolkeeper-export")
+        self._publisher = ThreadPoolExecutor(1, thread_name_prefix="poolkeeper-publish")
+        self._convert = None
+        if spec["format"] == "parquet":
+            self._convert = converter(spec["described"], spec["compression"])
+        self._output: Output | None = None
+        self._position: Position | None = None
+        self._ours = False
+        self._ready = False
+        self._in_doubt = False
+        self.progress_rows = 0
+        self.progress_bytes = 0
+
+    @property
+    def sizing(self) -> Sizing | None:
+        """Rows; none for an export that is one chunk."""
+        return None if self._spec["consistent"] else ROWS
+
+    async def begin(self, connection: Any, cursor: Json) -> None:
+        """See `Run.begin`."""
+        del connection
+        position = Position.of(cursor)
+        # Ours still, if we know how each chunk of ours has ended.
+        self._ours = self._ours and not self._in_doubt and position == self._position
+        self._in_doubt = False
+        self._ready = False
+        self._position = position
+        target = target_of(self._spec, position.export)
+        if self._output is None:
+            self._output = Output(
+                target,
+                # Parquet is compressed inside
+                compression=None if self._convert else self._spec["compression"],
+                part_bytes=self._spec["part_bytes"],
+            )
+        if position.attempt == 0 and not self._spec["overwrite"]:
+            await self._write(refuse_to_overwrite, target)
+        await self._write(self._output.open, position.written)
+
+    async def chunk(self, connection: Any, size: int) -> Chunk:
+        """See `Run.chunk`."""
+        position = self._position
+        assert position is not None, "begin() comes first"
+        if not self._ours:
+            chunk = self._chunk(position.next_attempt(), rows=0, size=0)
+        else:
+            await self._make_ready(connection, position)
+            publishing = asyncio.ensure_future(self._publish(position))
+            try:
+                if position.exhausted:
+                    chunk = await self._last(connection, position, publishing)
+                else:
+                    chunk = await self._next(connection, position, size)
+                await self._alive(connection, publishing)
+            finally:
+                # The thread goes on: whatever comes next waits for it in its queue.
+                publishing.add_done_callback(_hear)
+                publishing.cancel()
+        self._in_doubt = True
+        return chunk
+
+    async def committed(self, chunk: Chunk) -> None:
+        """See `Run.committed`."""
+        self._position = Position.of(chunk.cursor)
+        self._ours = True
+        self._in_doubt = False
+        if self._output is not None:
+            self._output.committed(self._position.written)
+
+    async def close(self) -> None:
+        """See `Run.close`."""
+        if self._output is not None:
+            await self._write(self._output.close)
+            self._output = None
+        self._ready = False
+        for executor in (self._writer, self._publisher):
+            executor.shutdown(wait=False)
+
+    # Parts of a chunk -------------------------------------------------------------------------
+
+    async def _make_ready(self, connection: Any, position: Position) -> None:
+        """Cut the files back to the checkpoint, once per attempt."""
+        if not self._ready:
+            assert self._output is not None, "begin() comes first"
+            self._output.header = await self._header(connection)
+            await self._alive(connection, self._write(self._output.take, position.attempt))
+            self._ready = True
+
+    async def _next(self, connection: Any, position: Position, size: int) -> Chunk:
+        """Bring the rows of the next range to disk."""
+        output = self._output
+        assert output is not None, "the files are open"
+        stream = RowStream(self._writer, output.write)
+        # what the query calls cannot write, and the checkpoint has its own settings again
+        await connection.execute(f"savepoint export; set transaction read only; {SETTINGS}")
+        to = None
+        if self._relation.key and not self._spec["consistent"]:
+            bound = self._relation.bound(after=position.after, rows=max(1, size))
+            to = await connection.fetchrow(bound)
+        self.progress_bytes = position.bytes
+        select = rows_of(self._relation.select(after=position.after, to=to), self._spec)
+
+        async def take(rows: bytes) -> None:
+            await stream.feed(rows)
+            self.progress_bytes = position.bytes + stream.bytes
+
+        tag = await connection.copy_from_query(select, output=take, **copy_options(self._spec))
+        await connection.execute("rollback to savepoint export; release savepoint export")
+        await self._alive(connection, stream.drain())
+        exhausted = to is None
+        written, grown = await self._alive(
+            connection, self._write(output.finish if exhausted else output.checkpoint)
+        )
+        rows = int(tag.rpartition(" ")[2])
+        self.progress_rows += rows
+        return self._chunk(
+            position.moved(written, more=grown, after=to, exhausted=exhausted), rows=rows, size=rows
+        )
+
+    async def _last(
+        self, connection: Any, position: Position, publishing: asyncio.Future[None]
+    ) -> Chunk:
+        """All rows are in files that have their names: leave nothing else behind."""
+        await self._alive(connection, publishing)
+        if self._spec["overwrite"]:
+            target = target_of(self._spec, position.export)
+            last = position.written.part - 1
+            await self._write(lambda: remove_surplus(target, last=last))
+        clear = replace(position, written=replace(position.written, finished=()))
+        return self._chunk(clear, rows=0, size=0, done=True)
+
+    async def _publish(self, position: Position) -> None:
+        """Give finished files their names, beside the COPY of the next rows."""
+        if not position.written.finished:
+            return
+        target = target_of(self._spec, position.export)
+        await asyncio.get_running_loop().run_in_executor(
+            self._publisher,
+            lambda: publish(
+                target,
+                position.written.finished,
+                attempt=position.attempt,
+                overwrite=self._spec["overwrite"],
+                convert=self._convert,
+            ),
+        )
+
+    async def _header(self, connection: Any) -> bytes:
+        if self._spec["format"] != "csv" or not self._spec["header"]:
+            return b""
+        pieces: list[bytes] = []
+
+        async def take(piece: bytes) -> None:
+            pieces.append(piece)
+
+        await connection.copy_from_query(
+            self._relation.nothing(), output=take, header=True, **copy_options(self._spec)
+        )
+        return b"".join(pieces)
+
+    @staticmethod
+    def _chunk(position: Position, *, rows: int, size: int, done: bool = False) -> Chunk:
+        return Chunk(
+            cursor=position.to_cursor(), rows=rows, size=size, bytes_done=position.bytes, done=done
+        )
+
+    # Threads ----------------------------------------------------------------------------------
+
+    def _write(self, function: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
+        """Call it in the thread that writes, after everything it was given before."""
+        return asyncio.get_running_loop().run_in_executor(self._writer, function, *arguments)
+
+    @staticmethod
+    async def _alive(connection: Any, work: Any) -> Any:
+        """Wait for it, and give the server a sign of life now and then."""
+        waiting = asyncio.ensure_future(work)
+        try:
+            while not waiting.done():
+                await asyncio.wait({waiting}, timeout=SIGN_OF_LIFE_SECONDS)
+                if not waiting.done():
+                    await connection.execute("select")
+            return waiting.result()
+        finally:
+            waiting.cancel()
+
+
+def _hear(task: asyncio.Future[None]) -> None:
+    """An error that came first is the one to be told of."""
+    if not task.cancelled():
+        task.exception()

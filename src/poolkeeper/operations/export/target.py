@@ -1,0 +1,86 @@
+"""Where an export goes: one file or numbered part files, and their names while unfinished."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+FORMATS: Final = {
+    ".csv": "csv",
+    ".ndjson": "ndjson",
+    ".jsonl": "ndjson",
+    ".parquet": "parquet",
+}
+COMPRESSIONS: Final = {".gz": "gz", ".zst": "zst"}
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Names of the files of one export.
+
+    An unfinished file is called ``.part-000001.csv.1f2e3d4c-7.tmp`` or
+    ``out.csv.1f2e3d4c-7.partial``: the export's id, so that two exports to one place do not touch
+    each other's, and the attempt that has made it, so that no worker that was believed dead
+    touches those of its successor.
+
+    Attributes:
+        directory: Where the files are.
+        file: Name of the one file; None for part files.
+        suffix: What the names of part files end with: ``.csv.gz``.
+        export: Eight hexadecimal digits.
+    """
+
+    directory: Path
+    file: str | None
+    suffix: str
+    export: str
+
+    def final(self, part: int) -> Path:
+        """The name of a finished file; parts count from 1."""
+        return self.directory / (self.file or f"part-{part:06}{self.suffix}")
+
+    def unfinished(self, part: int, attempt: int, extra: str = "") -> Path:
+        """Its name until then."""
+        mark = f"{self.export}-{attempt}"
+        if self.file is not None:
+            return self.directory / f"{self.file}.{mark}{extra}.partial"
+        return self.directory / f".part-{part:06}{self.suffix}.{mark}{extra}.tmp"
+
+    def unfinished_files(self) -> Iterator[tuple[Path, int]]:
+        """Every unfinished file of this export that is there, with the attempt that made it."""
+        if self.file is not None:
+            before, after = re.escape(self.file), "partial"
+        else:
+            before, after = r"\.part-\d{6,}" + re.escape(self.suffix), "tmp"
+        name = re.compile(rf"{before}\.{self.export}-(\d+)(?:\.\w+)?\.{after}")
+        for path in self.directory.iterdir():
+            if found := name.fullmatch(path.name):
+                yield path, int(found[1])
+
+    def finished_parts(self) -> Iterator[tuple[Path, int]]:
+        """Every finished part file of any export that is there, with its number."""
+        name = re.compile(r"part-(\d{6,})" + re.escape(self.suffix))
+        for path in self.directory.iterdir():
+            if found := name.fullmatch(path.name):
+                yield path, int(found[1])
+
+    def in_the_way(self) -> Path | None:
+        """A file this export would have to replace."""
+        if self.file is not None:
+            path = self.final(1)
+            return path if path.exists() else None
+        return min((path for path, _ in self.finished_parts()), default=None)
+
+
+def formats_of(name: str) -> tuple[str | None, str | None]:
+    """Format and compression that a file's name tells; None where it does not."""
+    path = Path(name)
+    compression = COMPRESSIONS.get(path.suffix.lower())
+    if compression is not None:
+        path = path.with_suffix("")
+    return FORMATS.get(path.suffix.lower()), compression
