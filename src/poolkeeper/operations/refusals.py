@@ -33,7 +33,7 @@ def refusal(error: Exception, status: OperationStatus) -> OperationFailedError:
     """Why an operation ends at an error of the server or of a step of the user's."""
     code = sqlstate_of(error) if is_driver_error(error) else None
     advice = ADVICE.get(code or "", GENERAL)
-    said = str(error).strip().rstrip(".") or type(error).__name__
+    said = " ".join(str(error).split()).rstrip(".") or type(error).__name__
     who = f"{type(error).__name__}: " if code is None else f"SQLSTATE {code}: "
     return OperationFailedError(
         f"{status.kind} {status.name!r} failed after {status.rows_done:,} rows, in chunk "

@@ -80,7 +80,7 @@ class Runner:
         pool: Connections of the worker's own.
         owner: The worker.
         claim: What it has claimed.
-        run: How chunks of it are done.
+        start: Makes what does its chunks.
         report: Told of every change.
         emit: Takes its events.
         stop: Set when the operation is to be laid down after the present chunk.
@@ -92,7 +92,7 @@ class Runner:
         pool: Pool,
         owner: Owner,
         claim: Claim,
-        run: Run,
+        start: Callable[[], Run],
         *,
         report: Callable[[Report], None],
         emit: Callable[[Event], None],
@@ -102,14 +102,14 @@ class Runner:
         self._pool = pool
         self._owner = owner
         self._claim = claim
-        self._run = run
+        self._start = start
+        self._run: Run
         self._report = report
         self._emit = emit
         self._stop = stop
         self._patience = patience
         self._status = claim.status
-        sizing = run.sizing
-        self._size = None if sizing is None else ChunkSize(sizing)
+        self._size: ChunkSize | None = None
         self._lease: Any = None
         self._attached = False
         self._outages = 0
@@ -133,7 +133,7 @@ class Runner:
         """
         heartbeat = asyncio.ensure_future(self._keep_claim())
         try:
-            return await self._to_the_end()
+            return await self._carry_out()
         except ClaimLost:
             return await self._look()
         except NotHereError as error:
@@ -151,6 +151,14 @@ class Runner:
             heartbeat.cancel()
             await asyncio.wait({heartbeat})
             self._let_go()
+
+    async def _carry_out(self) -> OperationStatus:
+        self._run = self._start()
+        try:
+            sizing = self._run.sizing
+            self._size = None if sizing is None else ChunkSize(sizing)
+            return await self._to_the_end()
+        finally:
             await self._run.close()
 
     async def _to_the_end(self) -> OperationStatus:
@@ -169,7 +177,7 @@ class Runner:
                 return await self._look()
             try:
                 done = await self._interruptible(self._next_chunk())
-            except OperationError:
+            except (ClaimLost, OperationError):
                 raise
             except ConnectionPoolError as error:
                 await self._wait_for_database(error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
@@ -203,12 +204,11 @@ class Worker:
         )
         report(Report(status))
         try:
-            run = kind.start(status.spec, status.fingerprint, _ChunksOf(status.id))
             runner = Runner(
                 self._pool,
                 self._owner,
                 claim,
-                run,
+                partial(kind.start, status.spec, status.fingerprint, _ChunksOf(status.id)),
                 report=report,
                 emit=self._emit,
                 stop=stop,
