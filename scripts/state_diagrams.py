@@ -1,4 +1,4 @@
-"""Write the state diagrams of docs/explanation/states.md from the tables the core runs on.
+"""Write the state diagrams of docs/explanation/ from the tables the code runs on.
 
 python scripts/state_diagrams.py
 """
@@ -7,8 +7,11 @@ from pathlib import Path
 
 from poolkeeper.core.lifecycle import NEXT, Phase
 from poolkeeper.core.slots import LEGAL, SlotState
+from poolkeeper.operations.model import LEGAL as OPERATION_MOVES
+from poolkeeper.operations.model import OperationState
 
-TARGET = Path(__file__).parents[1] / "docs" / "explanation" / "states.md"
+EXPLANATION = Path(__file__).parents[1] / "docs" / "explanation"
+TARGETS = (EXPLANATION / "states.md", EXPLANATION / "operations.md")
 
 # What happens at each move; a move without a word here is a mistake.
 WORDS = {
@@ -56,14 +59,54 @@ def phase_diagram() -> str:
     return "\n".join(lines)
 
 
+OPERATION_WORDS = {
+    ("pending", "running"): "claimed",
+    ("pending", "paused"): "pause",
+    ("pending", "cancelled"): "cancel",
+    ("running", "pending"): "laid down by its worker",
+    ("running", "paused"): "pause",
+    ("running", "done"): "last chunk committed",
+    ("running", "failed"): "cannot go on",
+    ("running", "cancelled"): "cancel",
+    ("paused", "pending"): "resume",
+    ("paused", "cancelled"): "cancel",
+    ("failed", "pending"): "retry",
+    ("failed", "cancelled"): "cancel",
+}
+
+
+def operation_diagram() -> str:
+    """The states of an operation as mermaid."""
+    lines = ["stateDiagram-v2", "    [*] --> pending"]
+    for state in OperationState:
+        for target in OperationState:
+            if target in OPERATION_MOVES[state]:
+                words = OPERATION_WORDS[state.value, target.value]
+                lines.append(f"    {state.value} --> {target.value}: {words}")
+    lines += [
+        f"    {state.value} --> [*]" for state in OperationState if not OPERATION_MOVES[state]
+    ]
+    return "\n".join(lines)
+
+
+DIAGRAMS = {
+    "slot-states": slot_diagram,
+    "pool-phases": phase_diagram,
+    "operation-states": operation_diagram,
+}
+
+
 def with_diagrams(page: str) -> str:
-    """The page with both diagrams as they should be."""
-    for name, diagram in (("slot-states", slot_diagram()), ("pool-phases", phase_diagram())):
-        before, _, rest = page.partition(f"<!-- {name} -->")
+    """The page with its diagrams as they should be."""
+    for name, diagram in DIAGRAMS.items():
+        before, mark, rest = page.partition(f"<!-- {name} -->")
+        if not mark:
+            continue
         _, _, after = rest.partition(f"<!-- /{name} -->")
-        page = f"{before}<!-- {name} -->\n```mermaid\n{diagram}\n```\n<!-- /{name} -->{after}"
+        page = f"{before}{mark}\n```mermaid\n{diagram()}\n```\n<!-- /{name} -->{after}"
     return page
 
 
 if __name__ == "__main__":
-    TARGET.write_text(with_diagrams(TARGET.read_text(encoding="utf-8")), encoding="utf-8")
+    for target in TARGETS:
+        target.write_text(with_diagrams(target.read_text(encoding="utf-8")), encoding="utf-8")

@@ -24,12 +24,13 @@ from poolkeeper.keepers import hosts, stalls
 from poolkeeper.observability import events
 from poolkeeper.observability.health import HealthReport
 from poolkeeper.observability.otel import instrument
+from poolkeeper.operations.model import LEGAL as OPERATION_MOVES
 from poolkeeper.server import status
 from poolkeeper.server.app import build_app
 from poolkeeper.server.lifecycle import Lifecycle
 from poolkeeper.server.metrics import ServerMetrics
 from poolkeeper.server.settings import ServerSettings
-from scripts.state_diagrams import TARGET, WORDS, with_diagrams
+from scripts.state_diagrams import OPERATION_WORDS, TARGETS, WORDS, with_diagrams
 from tests.docs.markdown import PAGES, ROOT
 
 REFERENCE = ROOT / "docs" / "reference"
@@ -215,10 +216,13 @@ def test_every_public_name_is_documented_somewhere() -> None:
 
 def test_the_state_diagrams_are_current() -> None:
     """Otherwise run: python scripts/state_diagrams.py."""
-    text = TARGET.read_text(encoding="utf-8")
-    assert text == with_diagrams(text)
+    for target in TARGETS:
+        text = target.read_text(encoding="utf-8")
+        assert text == with_diagrams(text)
     moves = {(start.value, end.value) for start, ends in LEGAL.items() for end in ends}
     assert moves == set(WORDS)
+    moves = {(old.value, new.value) for old, to in OPERATION_MOVES.items() for new in to}
+    assert moves == set(OPERATION_WORDS)
 
 
 def test_every_link_between_pages_leads_somewhere() -> None:
