@@ -180,8 +180,10 @@ def split_url(url: str) -> tuple[Driver, str]:
 
 
 _ONLY_LIBPQ: Final = re.compile(
-    r"(?:connect_timeout|keepalives(?:_\w+)?|tcp_user_timeout|channel_binding|gssencmode"
-    r"|sslnegotiation|require_auth|load_balance_hosts|fallback_application_name)=[^&]*"
+    r"connect_timeout|keepalives(?:_\w+)?|tcp_user_timeout|channel_binding|gssencmode|gssdelegation"
+    r"|gsslib|sslnegotiation|sslcompression|sslsni|sslcertmode|sslcrldir|sslkeylogfile|requiressl"
+    r"|requirepeer|require_auth|(?:min|max)_protocol_version|load_balance_hosts"
+    r"|fallback_application_name|client_encoding|scram_\w+|oauth_\w+|authtype|tty"
 )
 
 
@@ -198,12 +200,21 @@ def for_asyncpg(
     name, url = split_url(url)
     if name == "asyncpg":
         return url, given
-    place, mark, query = url.partition("?")
-    kept = [part for part in query.split("&") if part and not _ONLY_LIBPQ.fullmatch(part)]
+    place, _, query = url.partition("?")
+    host = place.partition("://")[2].partition("/")[0].rpartition("@")[2]
+    kept = []
+    for part in query.split("&"):
+        parameter, _, value = part.partition("=")
+        parameter = unquote(parameter)
+        if parameter == "hostaddr" and not host:
+            # Without a name the address is all there is.
+            parameter = "host"
+        if parameter not in {"", "hostaddr"} and not _ONLY_LIBPQ.fullmatch(parameter):
+            kept.append(f"{parameter}={value}")
     kwargs = {
         _ASYNCPG_NAMES.get(key, key): value for key, value in given.items() if key in _FOR_BOTH
     }
-    return f"{place}{mark}{'&'.join(kept)}".rstrip("?"), kwargs
+    return f"{place}{'?' if kept else ''}{'&'.join(kept)}", kwargs
 
 
 _ASYNCPG_NAMES: Final = {"dbname": "database"}

@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from poolkeeper.exceptions import PoolConfigurationError
-from poolkeeper.urls import mask_url, redact, split_url
+from poolkeeper.urls import for_asyncpg, mask_url, redact, split_url
 
 # Letters that occur in no other part of the URLs below: one of them in the output is a leak. The
 # rest is what confuses parsers.
@@ -196,3 +196,37 @@ def test_a_url_that_cannot_work_is_refused_with_advice(url: str, told: str) -> N
     assert "Suggestion: " in message
     assert refused.value.option == "database_url"
     assert not set("ÄÖÜ") & set(message)
+
+
+@pytest.mark.parametrize(
+    ("url", "meant"),
+    [
+        ("postgresql+psycopg://u@h/db?connect_timeout=3&sslmode=require", "u@h/db?sslmode=require"),
+        ("postgresql+psycopg://u@h/db?connect%5Ftimeout=3", "u@h/db"),
+        ("postgresql+psycopg://u@h/db?sslsni=0&sslcertmode=allow&requirepeer=x", "u@h/db"),
+        ("postgresql+psycopg://u@h/db?client_encoding=LATIN1", "u@h/db"),
+        ("postgresql+psycopg://u@h/db?hostaddr=10.0.0.1", "u@h/db"),
+        ("postgresql+psycopg://u@/db?hostaddr=10.0.0.1", "u@/db?host=10.0.0.1"),
+        ("postgresql+psycopg://u@/db?host=/run/pg&port=5433", "u@/db?host=/run/pg&port=5433"),
+        ("postgresql+psycopg://u@a:1,b:2/db?load_balance_hosts=random", "u@a:1,b:2/db"),
+        (
+            "postgresql+psycopg://u@h/db?options=-csearch_path%3Dx",
+            "u@h/db?options=-csearch_path%3Dx",
+        ),
+        ("postgresql+asyncpg://u@h/db?work_mem=64MB", "u@h/db?work_mem=64MB"),
+    ],
+)
+def test_a_url_for_libpq_leads_asyncpg_to_the_same_place(url: str, meant: str) -> None:
+    """Without what only libpq knows of, which asyncpg takes for settings of the server."""
+    assert for_asyncpg(url, {})[0] == f"postgresql://{meant}"
+
+
+def test_arguments_that_only_psycopg_knows_do_not_reach_asyncpg() -> None:
+    """Those that say where and as whom do; a callable password is what asyncpg takes as well."""
+
+    def password() -> str:
+        return "secret"
+
+    given = {"dbname": "app", "password": password, "prepare_threshold": None, "options": "-cx=1"}
+    _, kwargs = for_asyncpg("postgresql+psycopg://u@h/db", given)
+    assert kwargs == {"database": "app", "password": password}

@@ -7,6 +7,7 @@ from collections import Counter
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
+from poolkeeper.operations.confinement import confined
 from poolkeeper.operations.custom import Steps
 from poolkeeper.operations.errors import (
     OperationConflictError,
@@ -25,6 +26,7 @@ from poolkeeper.transactions.ids import new_id
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+    from pathlib import Path
 
     from poolkeeper.observability.events import Event
     from poolkeeper.operations.kind import Json, Kind
@@ -119,13 +121,13 @@ class Operations(Verbs):
         id_ = new_id()
         created = await self._ask(lambda c: Store.create(c, id_, name, kind, prepared))
         if created is not None:
-            return Operation(self, created)
+            return Operation(self, created, is_new=True)
         # Somebody was quicker; or our own answer was lost.
         known = await self._find(name)
         if known is None or known.finished:
             return await self.create(kind, spec, name=name, again=again)
         if known.id == id_:
-            return Operation(self, known)
+            return Operation(self, known, is_new=True)
         return Operation(self, await self._take_up(known, doing, spec))
 
     async def _take_up(self, known: OperationStatus, kind: Kind, spec: Json) -> OperationStatus:
@@ -223,6 +225,17 @@ class Operations(Verbs):
     @lease_seconds.setter
     def lease_seconds(self, seconds: float) -> None:
         self._owner = Owner(lease_seconds=seconds, id=self._owner.id)
+
+    def confine_files(self, directory: Path | None) -> None:
+        """Let operations of this process touch files below ``directory`` only; before any work.
+
+        Whoever may write to ``poolkeeper.operations`` can put an operation there, so this holds for
+        what is claimed as for what is created. Others are left to other processes.
+
+        Args:
+            directory: Where files may be; None: operations that touch files are not done at all.
+        """
+        self._kinds = confined(self._kinds, directory)
 
     async def close(self) -> None:
         """Lay down what is being worked on and close the connections."""

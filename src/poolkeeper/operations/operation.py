@@ -22,11 +22,15 @@ class Operation:
 
     Attributes:
         status: The operation as this object has seen it last.
+        is_new: Whether the call that returned this has created it, and not found it.
     """
 
-    def __init__(self, operations: Operations, status: OperationStatus) -> None:
+    def __init__(
+        self, operations: Operations, status: OperationStatus, *, is_new: bool = False
+    ) -> None:
         self._operations = operations
         self.status = status
+        self.is_new = is_new
 
     def __repr__(self) -> str:
         return f"<Operation {self.name!r} {self.status.state.value}>"
