@@ -59,7 +59,6 @@ def test_a_relative_path_is_one_below_the_directory(home, given):
         "loop",
         "/etc/passwd",
         "a\0b",
-        "x" * 5000,
     ],
 )
 def test_no_path_leads_out_of_the_directory(home, given):

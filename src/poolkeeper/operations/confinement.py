@@ -141,7 +141,8 @@ def _check_name(name: object) -> None:
 
 def _outside(given: object) -> NotHereError:
     return NotHereError(
-        f"{str(given)[:200]!r} is not a file below the directory this process may use for operations. "
+        f"{str(given)[:200]!r} is not a file below the directory that operations of this process "
+        "may use. "
         "Suggestion: name a path relative to that directory, without .. and without links that "
         "lead out of it (of a server: the one of --operations-dir)."
     )
