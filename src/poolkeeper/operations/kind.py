@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -115,6 +115,31 @@ class Run(Protocol):
 
     async def close(self) -> None:
         """Let go of everything; called at the end of the run, however it ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """The next chunk has to wait.
+
+    Attributes:
+        seconds: When to ask again.
+        reason: What it waits for, in words; None: nothing to tell.
+    """
+
+    seconds: float
+    reason: str | None = None
+
+
+@runtime_checkable
+class ThrottledRun(Run, Protocol):
+    """A run that is considerate of others, between chunks, where it holds no lock."""
+
+    async def hold(self, connection: Any) -> Hold | None:
+        """Say whether to wait before the next chunk.
+
+        Called before each, after ``begin``, outside of any transaction, until there is nothing to
+        wait for. It may be cancelled at any await.
+        """
 
 
 class Kind(Protocol):

@@ -18,6 +18,7 @@ from poolkeeper.exceptions import (
 from poolkeeper.observability.events import OperationResumed
 from poolkeeper.operations.chunk_size import ChunkSize
 from poolkeeper.operations.errors import NotHereError, OperationError, OperationFailedError
+from poolkeeper.operations.kind import ThrottledRun
 from poolkeeper.operations.refusals import refusal
 from poolkeeper.operations.store import BOUNDS, Claim, Store
 from poolkeeper.outcomes import LOST, is_driver_error
@@ -198,6 +199,10 @@ class Runner:
         lease = await self._connection()
         if not self._attached:
             await self._attach(lease)
+        if isinstance(self._run, ThrottledRun):
+            await self._hold(self._run, lease)
+            if self._stop.is_set():
+                return False
         size = 0 if self._size is None else self._size.size
         started = monotonic()
         session: TransactionalSession = session_of(lease)
@@ -223,6 +228,17 @@ class Runner:
             self._size.took(size if chunk.size is None else chunk.size, monotonic() - started)
         await self._run.committed(chunk)
         return chunk.done
+
+    async def _hold(self, run: ThrottledRun, lease: Any) -> None:
+        """Wait for as long as the run is considerate; the heartbeat keeps the claim meanwhile."""
+        told = False
+        while not self._stop.is_set() and (hold := await run.hold(lease)) is not None:
+            if hold.reason is not None:
+                told = True
+                self._report(Report(self._status, hold.reason))
+            await self._sleep(hold.seconds)
+        if told:
+            self._report(Report(self._status))
 
     async def _connection(self) -> Any:
         """One connection for all chunks, and another one when that is lost."""
