@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from poolkeeper.operations.confinement import confined
@@ -224,7 +225,7 @@ class Operations(Verbs):
 
     @lease_seconds.setter
     def lease_seconds(self, seconds: float) -> None:
-        self._owner = Owner(lease_seconds=seconds, id=self._owner.id)
+        self._owner = replace(self._owner, lease_seconds=seconds)
 
     def confine_files(self, directory: Path | None) -> None:
         """Let operations of this process touch files below ``directory`` only; before any work.

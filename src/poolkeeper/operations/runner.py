@@ -170,11 +170,13 @@ class Runner:
                 f"{self._status.owner_place}. Suggestion: look into the logs of PostgreSQL and of "
                 "the workers for what ends them at this chunk, then retry the operation."
             )
-        if self._claim.taken_from is not None:
+        if self._claim.taken_from not in {None, self._owner.id}:
             await self._end_sessions_of(self._claim.taken_from)
         while True:
             if self._stop.is_set():
-                await self._between_chunks(lambda _: self._leave())
+                await self._between_chunks(
+                    lambda c: Store.leave(c, self._status.id, self._status.epoch)
+                )
                 return await self._look()
             try:
                 done = await self._interruptible(self._next_chunk())
@@ -487,7 +489,7 @@ class Runner:
                     is_driver_error(error) or isinstance(error, OSError)
                 ):
                     raise
-                await asyncio.sleep(FIRST_PAUSE * 2**attempt)
+                await asyncio.sleep(min(LONGEST_PAUSE, FIRST_PAUSE * 2**attempt))
             else:
                 return
             finally:

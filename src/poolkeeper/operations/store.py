@@ -75,7 +75,8 @@ _CLAIM: Final = f"""
 with free as (
     select o.id, o.owner, o.state from poolkeeper.operations o
      where (o.state = 'pending'
-            or o.state = 'running' and (o.lease_until < clock_timestamp() or {_ORPHANED}))
+            or o.state = 'running' and (o.lease_until < clock_timestamp() or {_ORPHANED}
+                                        or o.owner = $4 and o.id <> all ($8::uuid[])))
        and o.kind = any ($1::text[])
        and ($2::uuid is null or o.id = $2)
        and o.id <> all ($3::uuid[])
@@ -284,6 +285,8 @@ class Store:
     ) -> Claim | None:
         """Take an operation that waits or whose worker has gone; None if there is none.
 
+        One that is the owner's already, though it does not know, counts as waiting.
+
         Args:
             connection: A session of the owner's own.
             owner: Who claims it.
@@ -301,6 +304,7 @@ class Store:
             owner.place,
             direct,
             owner.lease_seconds,
+            list(owner.at_work),
         )
         if row is None:
             return None

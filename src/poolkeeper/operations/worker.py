@@ -142,6 +142,7 @@ class Worker:
                     task = asyncio.ensure_future(self._unattended(claim, report, stop))
                     running.add(task)
                     task.add_done_callback(running.discard)
+                    task.add_done_callback(partial(self._let_go_of, claim))
                     continue
                 await _pause(stop, *running)
             if running:
@@ -181,7 +182,12 @@ class Worker:
             )
 
         claimed: Claim | None = await ask(self._pool, claim)
+        if claimed is not None:
+            self._owner.begins(claimed.status.id, claimed.status.epoch)
         return claimed
+
+    def _let_go_of(self, claim: Claim, _task: object = None) -> None:
+        self._owner.ends(claim.status.id, claim.status.epoch)
 
     async def _carry_out(
         self,
@@ -214,7 +220,10 @@ class Worker:
                 stop=stop,
                 patience=patience,
             )
-            status = await runner.carry_out()
+            try:
+                status = await runner.carry_out()
+            finally:
+                self._let_go_of(claim)
         except NotHereError:
             self._not_here[status.id] = monotonic() + NOT_HERE_SECONDS
             raise
