@@ -6,6 +6,7 @@
 #   make lint     what must be clean before a change is merged
 #   make bench    run the benchmarks   make bench BENCH_ARGS="acquire --quick"
 #   make soak     break a database at random for a while     make soak SEED=1 MINUTES=15
+#   make soak-operations          the same for two workers and their operations
 #   make clean    remove .venv and caches
 
 PYTHON ?= python3
@@ -20,7 +21,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 CODE := src tests $(wildcard benchmarks examples scripts)
 
-.PHONY: serve help test lint format bench soak clean outdated
+.PHONY: serve help test lint format bench soak soak-operations clean outdated
 .DELETE_ON_ERROR:
 
 serve: .venv/.installed-server
@@ -47,6 +48,9 @@ bench: .venv/.installed-dev
 
 soak: .venv/.installed-dev
 	@exec $(BIN)/python -m tests.faults.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+
+soak-operations: .venv/.installed-dev
+	@exec $(BIN)/python -m tests.operations.faults.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 clean:
 	rm -rf .venv build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
