@@ -13,6 +13,11 @@ from poolkeeper.cli import init_db as init_db_command
 from poolkeeper.cli import serve as serve_command
 from poolkeeper.cli.check import command as check_command
 from poolkeeper.cli.errors import RUNTIME_FAILURE, CommandError
+from poolkeeper.cli.operations import backfill as backfill_command
+from poolkeeper.cli.operations import control
+from poolkeeper.cli.operations import export as export_command
+from poolkeeper.cli.operations import load as load_command
+from poolkeeper.cli.operations import worker as worker_command
 
 app = typer.Typer(
     name="poolkeeper",
@@ -27,6 +32,11 @@ app.command(help=serve_command.HELP_TEXT)(serve_command.serve)
 app.command(help=check_command.HELP_TEXT)(check_command.check)
 app.command(help=init_db_command.HELP_TEXT)(init_db_command.init_db)
 app.command(help=drill_command.HELP_TEXT)(drill_command.drill)
+app.command(help=load_command.HELP_TEXT)(load_command.load)
+app.command(help=backfill_command.HELP_TEXT)(backfill_command.backfill)
+app.command(help=export_command.HELP_TEXT)(export_command.export)
+app.add_typer(control.app, name="operations")
+app.command(help=worker_command.HELP_TEXT)(worker_command.worker)
 
 
 def _print_version(wanted: bool) -> None:

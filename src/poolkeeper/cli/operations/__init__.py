@@ -1,0 +1,1 @@
+"""The commands of operations: load, backfill, export, operations and worker."""
