@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from poolkeeper.operations.backfill.kind import BackfillKind
 from poolkeeper.operations.custom import CustomKind
+from poolkeeper.operations.load.kind import LoadKind
 
 if TYPE_CHECKING:
     from poolkeeper.operations.custom import Steps
@@ -17,5 +19,5 @@ def kinds(steps: Steps) -> dict[str, Kind]:
     Args:
         steps: What operations of kind ``custom`` can do in this process.
     """
-    every: list[Kind] = [CustomKind(steps)]
+    every: list[Kind] = [BackfillKind(), CustomKind(steps), LoadKind()]
     return {kind.name: kind for kind in every}

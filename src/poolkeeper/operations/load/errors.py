@@ -28,6 +28,10 @@ class SourceError(OperationError):
         self.offset = offset
 
 
+class SourceMissingError(SourceError):
+    """There is no such file on this machine."""
+
+
 class SourceChangedError(SourceError):
     """The source is not what it was when the operation was created; nothing was done with it."""
 

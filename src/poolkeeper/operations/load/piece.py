@@ -98,5 +98,6 @@ def cut(raw: bytes) -> bytes:
 def snippet(raw: bytes, codec: str | None, limit: int = 200) -> str:
     """The beginning of a row as text for an error message."""
     text = raw[: limit * 4].decode(codec or "ascii", errors="backslashreplace").rstrip("\r\n")
+    text = text.replace("\r", "\\r").replace("\n", "\\n")
     shown: str = text if len(text) <= limit else text[:limit] + "…"
     return shown.encode("utf-8", errors="backslashreplace").decode()

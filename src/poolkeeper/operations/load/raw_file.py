@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 
-from poolkeeper.operations.load.errors import SourceChangedError, SourceError
+from poolkeeper.operations.load.errors import SourceChangedError, SourceError, SourceMissingError
 
 
 class RawFile:
@@ -110,12 +110,12 @@ class RawFile:
 def cannot_open(path: str, error: OSError) -> SourceError:
     """Say why a file cannot be opened."""
     if error.errno == errno.ENOENT:
-        text = "does not exist"
-        advice = (
-            "check the name; an operation reads its file on the machine and under the path it "
-            "was created with"
+        return SourceMissingError(
+            f"{path} does not exist. Suggestion: check the name; an operation reads its file on "
+            "the machine and under the path it was created with.",
+            path=path,
         )
-    elif error.errno in {errno.EACCES, errno.EPERM}:
+    if error.errno in {errno.EACCES, errno.EPERM}:
         text = "may not be read by this user"
         advice = "chmod the file, or run as a user who may read it"
     else:

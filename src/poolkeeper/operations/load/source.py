@@ -202,6 +202,11 @@ class Source:
         """How many fields the first record of CSV has; 0: there is none."""
         return len(self._first_record("replace")[0])
 
+    def begins_with(self, names: Sequence[str]) -> bool:
+        """Whether the first record of CSV consists of these names."""
+        fields = self._first_record("replace")[0]
+        return [field.lower() for field in fields] == [name.lower() for name in names]
+
     def _first_record(self, errors: str) -> tuple[list[str], Json]:
         with self.stream() as stream:
             rules = TextRules(self.records, max_record_bytes=self.max_record_bytes)

@@ -227,8 +227,8 @@ class TextReader:
         )
 
     def _error(self, reason: str) -> MalformedRecordError:
-        shown = snippet(self._buffer[self._at : self._at + 1000], self._rules.codec)
-        shown = shown.splitlines()[0] if shown.strip() else shown
+        head = self._buffer[self._at : self._at + 1000]
+        shown = snippet(head.partition(self._records.line_end)[0], self._rules.codec)
         mend = "mend the line"
         if self._records.quote is not None:
             mend += ", name the quote character the file really has"
