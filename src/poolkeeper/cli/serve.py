@@ -271,6 +271,29 @@ def serve(
             rich_help_panel=_OPERATION,
         ),
     ] = None,
+    operations: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=0,
+            max=64,
+            help="How many operations (/v1/operations) to carry out at a time, those that another "
+            "server has left included; 0: none. Without it one, once somebody creates or resumes "
+            "one here.",
+            show_default="1, lazily",
+            rich_help_panel=_OPERATION,
+        ),
+    ] = None,
+    operations_dir: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIRECTORY",
+            help="Let operations read and write files, below this directory only. Without it load "
+            "and export are refused.",
+            show_default=False,
+            rich_help_panel=_OPERATION,
+        ),
+    ] = None,
     log_format: Annotated[
         LogFormat,
         typer.Option(
@@ -319,6 +342,8 @@ def serve(
         slow_query_seconds=slow_query,
         drain_delay=drain_delay,
         drain_timeout=drain_timeout,
+        operations=operations,
+        operations_dir=operations_dir,
     )
     # The server's packages take half a second to import; other commands need not wait for them.
     from poolkeeper.cli.serving import Plan, run  # noqa: PLC0415

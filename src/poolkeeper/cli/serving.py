@@ -9,6 +9,7 @@ import importlib
 import logging
 import os
 import re
+import shlex
 import socket
 import sys
 from dataclasses import dataclass, replace
@@ -82,6 +83,7 @@ def run(plan: Plan) -> None:
         birth = Birth.from_environment(os.environ)
         notifier = Notifier.from_environment(os.environ)
         _check_origins(plan.settings.cors_origins)
+        _check_operations(plan.settings)
         config = _pool_config(plan.database_url, plan.max_size)
         redactor = configure_logging(json=plan.as_json)
         configure_access_log(as_json=plan.as_json)
@@ -251,6 +253,23 @@ def _check_origins(origins: tuple[str, ...]) -> None:
                 f"Suggestion: write --cors-origin https://{host}.",
                 exit_code=USAGE_FAILURE,
             )
+
+
+def _check_operations(settings: ServerSettings) -> None:
+    """What the server is to do must be what it may do."""
+    if settings.read_only and settings.operations:
+        raise CommandError(
+            "--operations and --read-only contradict each other: operations write. Suggestion: "
+            "leave one of them out; GET /v1/operations works without --operations, too.",
+            exit_code=USAGE_FAILURE,
+        )
+    directory = settings.operations_dir
+    if directory is not None and not directory.is_dir():
+        raise CommandError(
+            f"--operations-dir {str(directory)!r} is no directory. Suggestion: make it "
+            f"(mkdir -p {shlex.quote(str(directory))}), readable by this server only.",
+            exit_code=USAGE_FAILURE,
+        )
 
 
 def _warn_of_short_token(tokens: tuple[Token, ...]) -> None:

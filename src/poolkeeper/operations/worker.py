@@ -224,8 +224,9 @@ class Worker:
                 status = await runner.carry_out()
             finally:
                 self._let_go_of(claim)
-        except NotHereError:
+        except NotHereError as error:
             self._not_here[status.id] = monotonic() + NOT_HERE_SECONDS
+            self._ended(status, OperationState.PENDING, str(error))
             raise
         except OperationError as error:
             error.operation = error.operation or status.name
@@ -259,14 +260,25 @@ class Worker:
         return status
 
 
+SENT_BEFORE: Final = "A statement was sent before, and its answer lost."
+"""A note on an error of `ask`: what was asked for may have been done."""
+
+
 async def ask(pool: Pool, work: Callable[[Any], Coroutine[Any, Any, Any]]) -> Any:
     """Run statements that bear repetition; again when their connection was lost.
 
     Raises:
         ConnectionPoolError: No connection could be had.
     """
+    sent = False
     while True:
-        lease = await pool.wait(None)
+        try:
+            lease = await pool.wait(None)
+        except ConnectionPoolError as error:
+            if sent:
+                error.add_note(SENT_BEFORE)
+            raise
+        sent = True
         try:
             return await work(lease)
         except Exception as error:

@@ -24,6 +24,9 @@ from poolkeeper.server.frame import Frame
 from poolkeeper.server.limits import Limits
 from poolkeeper.server.metrics import ServerMetrics
 from poolkeeper.server.neon.identity import Identity, Served
+from poolkeeper.server.operations import operation_routes
+from poolkeeper.server.operations.watch import Watches
+from poolkeeper.server.operations.work import OperationsWork
 from poolkeeper.server.outages import OutageHistory
 from poolkeeper.server.parts import Parts
 from poolkeeper.server.probes import Probes
@@ -58,10 +61,29 @@ def build_app(
     pool.add_event_listener(outages)
     identity = Identity(access, Served.by(pool.config.require_database_url()))
     limits = Limits(pool, access)
-    parts = Parts(pool, settings, lifecycle, access, metrics, activity, outages, identity, limits)
+    operations = OperationsWork(
+        pool, lifecycle, concurrency=settings.operations, directory=settings.operations_dir
+    )
+    watches = Watches()
+    operations.add_listener(watches.hear)
+    parts = Parts(
+        pool,
+        settings,
+        lifecycle,
+        access,
+        metrics,
+        activity,
+        outages,
+        identity,
+        limits,
+        operations,
+        watches,
+    )
+    watches.parts = parts
     engine = Engine(parts)
     probes = Probes(pool, lifecycle, settings, access=access, limits=limits)
 
+    operation_paths = operation_routes(parts, engine)
     statements = [Route("/sql", SqlEndpoint(engine), methods=["POST"]), *api_routes(engine)]
     asked_all_day = {
         "/health": probes.health,
@@ -81,6 +103,7 @@ def build_app(
         frame=partial(_frame, metrics=metrics, settings=settings),
         routes=[
             *statements,
+            *operation_paths,
             Route("/sql", preflight, methods=["OPTIONS"]),
             *[Route(path, probe) for path, probe in asked_all_day.items()],
             Route("/v1", _no_websocket),

@@ -10,12 +10,13 @@ from starlette.middleware.cors import CORSMiddleware
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_METHODS = ("GET", "HEAD", "POST")
+_METHODS = ("DELETE", "GET", "HEAD", "POST")
 _HEADERS = (
     "Accept",
     "Authorization",
     "Content-Type",
     "Idempotency-Key",
+    "Last-Event-ID",
     "Neon-Array-Mode",
     "Neon-Batch-Deferrable",
     "Neon-Batch-Isolation-Level",
@@ -29,6 +30,7 @@ _HEADERS = (
 )
 _EXPOSED = (
     "Idempotent-Replayed",
+    "Location",
     "Neon-Request-Id",
     "Retry-After",
     "Server-Timing",

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from poolkeeper.server.limits import Limits
     from poolkeeper.server.metrics import ServerMetrics
     from poolkeeper.server.neon.identity import Identity
+    from poolkeeper.server.operations.watch import Watches
+    from poolkeeper.server.operations.work import OperationsWork
     from poolkeeper.server.outages import OutageHistory
     from poolkeeper.server.settings import ServerSettings
 
@@ -30,3 +32,5 @@ class Parts:
     outages: OutageHistory
     identity: Identity
     limits: Limits
+    operations: OperationsWork
+    watches: Watches

@@ -122,6 +122,7 @@ async def serve(
     door = Door.of(settings)
     lifecycle.refused = door.refused
     app = build_app(pool, settings, lifecycle)
+    operations = app.state.parts.operations
     server = _Server(_uvicorn_config(app, door, around.certificate))
     lifecycle.connections = lambda: len(server.server_state.connections)
     reload = _Reload(around, app.state.parts.access)
@@ -140,6 +141,7 @@ async def serve(
             await _unless_stopped(pool.initialize(), lifecycle.stop)
             if not lifecycle.stop.is_set():
                 lifecycle.started = True
+                operations.begin()
                 around.on_ready()
                 if siblings is not None:
                     siblings.ready()
@@ -148,11 +150,13 @@ async def serve(
                 await _first_of(lifecycle.stop.wait(), serving)
                 notifier.stopping(longest_drain(settings))
                 drain.begin()
+                operations.stop()
                 await _end(beside)
                 await drain.delay()
         finally:
             lifecycle.draining = True
             await _end(beside)
+            await operations.end(settings.drain_timeout)
             await drain.finish()
             # Whoever reads slowly may use what is left of the time.
             server.config.timeout_graceful_shutdown = max(_LAST_BYTES, drain.left())  # type: ignore[assignment]

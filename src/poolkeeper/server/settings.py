@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 MEBIBYTE = 1024 * 1024
 DEFAULT_BURST = 10
@@ -66,6 +70,9 @@ class ServerSettings:
         drain_delay: Seconds to go on serving after the first signal, not ready, so that load
             balancers notice before the listener closes.
         drain_timeout: Seconds running statements get to finish after that.
+        operations: How many operations to carry out at a time; 0: none; None: one, from the first
+            request on that creates or resumes one.
+        operations_dir: Where operations may read and write files; None: nowhere.
     """
 
     tokens: tuple[Token, ...] = ()
@@ -83,3 +90,5 @@ class ServerSettings:
     slow_query_seconds: float = 1.0
     drain_delay: float = 0.0
     drain_timeout: float = 10.0
+    operations: int | None = None
+    operations_dir: Path | None = None

@@ -85,8 +85,12 @@ class Siblings:
                 most, reserved = await cursor.fetchone()
             return {"max_size": parts.pool.get_max_size(), "most": most, "reserved": reserved}
 
+        async def work() -> None:
+            await parts.operations.wake_here()
+
         handlers: dict[str, Any] = {
             "obey": controls.obey,
+            "work": work,
             "status": status,
             "metrics": metrics,
             "limits": limits,

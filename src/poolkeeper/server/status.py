@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import psycopg
 
 from poolkeeper import exceptions, sqlstate
+from poolkeeper.operations import errors as operations
+from poolkeeper.outcomes import is_driver_error
 from poolkeeper.server import execute, interrupt
 from poolkeeper.server.neon.request import BadRequestError
 from poolkeeper.server.turned_away import (
@@ -82,6 +84,10 @@ class ReadOnlyDeclaredError(Exception):
 
 class TransactionLostError(Exception):
     """The connection was lost, and the transaction had no effect."""
+
+
+class OperationInDoubtError(Exception):
+    """A request about an operation was sent to the database, and nobody knows what came of it."""
 
 
 class RequestInFlightError(Exception):
@@ -276,6 +282,20 @@ RULES: Mapping[type[BaseException], Rule] = {
     ),
     # Not 503: sending it again helps only after somebody has made the table.
     exceptions.LedgerUnavailableError: Rule(501, "55000", "ledger-unavailable"),
+    # operations
+    operations.OperationNotFoundError: Rule(404, "", "operation-not-found"),
+    operations.OperationConflictError: Rule(409, "", "operation-conflict"),
+    operations.OperationsUnavailableError: Rule(501, "55000", "operations-unavailable"),
+    operations.OperationError: Rule(422, "", "operation-refused"),
+    OperationInDoubtError: Rule(
+        502,
+        "08007",
+        "operation-in-doubt",
+        "unknown",
+        retryable=True,
+        proxy_error="connection_terminated",
+        suggestion="send the request again: sent twice, it is done once.",
+    ),
     # after sending
     ShutDownError: _again(sqlstate.ADMIN_SHUTDOWN, "shut-down", "rolled_back"),
     TransactionLostError: _TRANSACTION_LOST,
@@ -329,8 +349,10 @@ OUR_BUG = Rule(500, "XX000", "internal-error", "unknown", proxy_error="proxy_int
 
 def rule_for(error: BaseException) -> Rule:
     """The row of the table for an exception; subclasses share the row of their parent."""
-    if isinstance(error, psycopg.Error):
-        return SQL_RULES.get(error.sqlstate or "", SQL_ERROR)
+    if isinstance(error, psycopg.Error) or (
+        is_driver_error(error) and not isinstance(error, exceptions.ConnectionPoolError)
+    ):
+        return SQL_RULES.get(sqlstate.sqlstate_of(error) or "", SQL_ERROR)
     for kind in type(error).__mro__:
         if kind in RULES:
             return RULES[kind]

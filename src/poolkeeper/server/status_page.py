@@ -37,6 +37,7 @@ async def status_document(parts: Parts, owner: str | None = None) -> dict[str, A
         "health": with_waiting(report, parts.limits.waiting),
         "statistics": statistics.to_dict(),
         "request_seconds": activity.seconds.snapshot().to_dict(),
+        "operations": parts.operations.to_dict(),
         "outages": parts.outages.to_list(),
         "running": [_running(running, owner) for running in _oldest_first(parts)],
         "errors": [finished_for(owner, one) for one in reversed(activity.errors)],

@@ -80,6 +80,7 @@ class Supervisor:
         self._stop = asyncio.Event()
         self._paused = False
         self._reloads = 0
+        self._at_work = False
         self._failure: int | None = None
 
     async def run(self) -> int:
@@ -199,6 +200,9 @@ class Supervisor:
                 told = self._paused
                 verb = "pause" if told else "resume"
                 await one.channel.ask("obey", verb=verb, timeout=_QUESTION_SECONDS)
+            if self._at_work:
+                # Its predecessor carried operations out, which wait for it.
+                await one.channel.ask("work", timeout=_QUESTION_SECONDS)
             one.ready.set()
             if self._reloads != reloads:
                 # It may have read its files before they changed.
@@ -216,6 +220,8 @@ class Supervisor:
         self, question: str, given: dict[str, Any], patience: float
     ) -> list[dict[str, Any]]:
         """What each process says to a question of one of them."""
+        if question == "work":
+            self._at_work = True
         if question == "obey":
             verb = given["verb"]
             self._paused = verb == "pause" or (self._paused and verb != "resume")

@@ -6,6 +6,7 @@ import re
 
 from poolkeeper import exceptions, sqlstate
 from poolkeeper.core.availability import Failure
+from poolkeeper.operations import errors as operations
 
 # libpq's guess at why, and where it had dialled.
 _GUESS = re.compile(
@@ -70,6 +71,16 @@ def told(error: BaseException) -> str:
             "The table poolkeeper.ledger, which makes transactions exactly-once, is missing and "
             "cannot be made. Suggestion: have somebody who may create schemas run "
             "`poolkeeper init-db URL --grant-to ROLE` once."
+        )
+    if isinstance(error, operations.OperationNotFoundError):
+        return (
+            f"There is no operation {error.operation!r}. "
+            "Suggestion: GET /v1/operations?all=true lists them."
+        )
+    if isinstance(error, operations.OperationsUnavailableError):
+        return (
+            "The tables of operations are missing and cannot be made. Suggestion: have somebody "
+            "who may create schemas run `poolkeeper init-db URL --grant-to ROLE` once."
         )
     if isinstance(error, exceptions.TransactionOutcomeUnknownError):
         return "The answer to COMMIT was lost, and the database could not be asked in time"
