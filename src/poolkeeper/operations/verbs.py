@@ -124,26 +124,40 @@ class Verbs(ABC):
         lock_timeout: float | None = None,
         pause: float | None = None,
         name: str | None = None,
+        again: bool = False,
     ) -> Operation:
         """Change or delete the rows of a table, range of keys by range of keys.
 
-        Each row that is there throughout is changed once; those that are inserted meanwhile, if
-        their key is ahead of the cursor.
+        A row that is there throughout, with the same key, is changed exactly once, also by
+        ``n = n + 1``. One that is inserted meanwhile is changed if its key is ahead of the cursor.
+        Rows of partitions and of tables that inherit from it count as its own.
 
         Args:
             table: ``schema.table`` if need be.
-            set: What ``UPDATE`` is to set, as SQL: ``email = lower(email)``.
+            set: What ``UPDATE`` is to set, as SQL: ``email = lower(email)``; with other tables,
+                ``name = n.name FROM names AS n``. No column of the key.
             delete: Delete rows instead.
             where: Only rows for which this SQL condition holds.
-            key: Columns to go along, none of them NULL; by default the primary key.
-            sweep: Go over the table again until no row fulfils ``where``. Only for a condition
-                that the change makes false.
+            key: Columns to go along, with an index in this order, none of them NULL; by default the
+                primary key. They need not be unique, but rows of one key are changed together.
+            sweep: Go over the table again until a pass finds no row to change, ten times at the
+                most: for rows inserted behind the cursor. Only for a condition that the change
+                makes false, such as ``email <> lower(email)``; with ``n = n + 1 WHERE n < 5`` each
+                pass would add.
             batch: The most rows at a time; by default 50,000.
-            max_replica_lag: Seconds a standby may be behind; more makes this wait. By default 10.
-            lock_timeout: Seconds to wait for a row somebody else has locked before trying again
-                later; by default 1.
+            max_replica_lag: Seconds a standby may be behind; more makes this wait. By default 10;
+                0 does not look. A role without ``pg_monitor`` sees no standbys.
+            lock_timeout: Seconds to wait for a row somebody else has locked before letting others
+                have those of the chunk, and trying again; by default 1.
             pause: Seconds to pause after each chunk; by default none.
             name: What to call the operation; by default what it does to which table.
+            again: Run an UPDATE that is done once more. Without it the same call finds the finished
+                operation, so that a program that was killed at the end can just be started again.
+                A DELETE that is done is run again anyway.
+
+        Raises:
+            OperationError: See ``create``; also for a table, key, ``set`` or ``where`` that
+                PostgreSQL does not take. Nothing has been changed then.
         """
         if (set is None) == (not delete):
             raise OperationError(
@@ -163,7 +177,9 @@ class Verbs(ABC):
             "pause": pause,
         }
         does = "delete from" if delete else "update"
-        return await self.create("backfill", _given(spec), name=name or f"{does} {table}")
+        return await self.create(
+            "backfill", _given(spec), name=name or f"{does} {table}", again=again
+        )
 
     async def export(
         self,
