@@ -75,9 +75,9 @@ def test_whatever_a_program_sends_is_answered_as_described(case, server):
 @pytest.mark.parametrize("path", list(document()["paths"]))
 def test_whatever_is_sent_instead_of_json_is_400(server, path):
     """Depth, size and encodings that break parsers."""
-    method = "GET" if "{" in path else "POST"
+    method = "GET" if "get" in document()["paths"][path] and "{" in path else "POST"
     for body in (b"\xff\xfe", b"[" * 100_000, b'{"query":' * 20_000, b"1e999999", b'"\\ud800"'):
         answer = httpx.request(
             method, f"{server.url}{path.replace('{key}', '%20')}", content=body, timeout=60
         )
-        assert answer.status_code in {400, 200}, answer.text
+        assert answer.status_code in ({404} if "operations/" in path else {400, 200}), answer.text

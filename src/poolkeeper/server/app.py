@@ -24,7 +24,7 @@ from poolkeeper.server.frame import Frame
 from poolkeeper.server.limits import Limits
 from poolkeeper.server.metrics import ServerMetrics
 from poolkeeper.server.neon.identity import Identity, Served
-from poolkeeper.server.operations import operation_routes
+from poolkeeper.server.operations.routes import operation_routes
 from poolkeeper.server.operations.watch import Watches
 from poolkeeper.server.operations.work import OperationsWork
 from poolkeeper.server.outages import OutageHistory

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.responses import Response
 
 import poolkeeper
+from poolkeeper.server.api import openapi_operations
 from poolkeeper.server.api.keys import LONGEST
 from poolkeeper.server.api.request import ISOLATION_LEVELS
 from poolkeeper.server.neon.request import MAX_PARAMETERS
@@ -47,9 +48,10 @@ def document() -> Schema:
             "/v1/transaction": {"post": _transaction()},
             "/v1/transactions/{key}": {"get": _outcome()},
             "/sql": {"post": _sql()},
+            **openapi_operations.paths(_failures(_OF_OPERATIONS), _TIMEOUT),
         },
         "components": {
-            "schemas": SCHEMAS,
+            "schemas": {**SCHEMAS, **openapi_operations.SCHEMAS},
             "headers": HEADERS,
             "responses": _responses(),
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
@@ -229,6 +231,7 @@ HEADERS: Schema = {
     "WWW-Authenticate": {"schema": {"type": "string"}},
 }
 
+_OF_OPERATIONS = {404: "No operation has that name or id", 422: "It cannot be done as asked for"}
 _STATUSES = {
     400: "It cannot be understood, or PostgreSQL refused a statement",
     401: "No token, or a wrong one",
@@ -238,7 +241,7 @@ _STATUSES = {
     413: "The request is too large",
     429: "The token's limits",
     500: "A bug",
-    501: "No ledger, and no right to make one: nothing was executed",
+    501: "No table for it, and no right to make one: nothing was executed",
     502: "The outcome is unknown",
     503: "It had no effect; sending it again is safe",
     504: "The deadline: rolled back",
@@ -249,7 +252,7 @@ _STATUSES = {
 def _responses() -> Schema:
     problem = {"application/problem+json": {"schema": _ref("schemas", "Problem")}}
     responses: Schema = {}
-    for status, words in _STATUSES.items():
+    for status, words in sorted((_STATUSES | _OF_OPERATIONS).items()):
         headers: Schema = {}
         if status in {409, 429, 503}:
             headers = {"Retry-After": _ref("headers", "Retry-After")}
@@ -259,8 +262,9 @@ def _responses() -> Schema:
     return responses
 
 
-def _failures() -> Schema:
-    return {str(status): _ref("responses", str(status)) for status in _STATUSES}
+def _failures(more: dict[int, str] | None = None) -> Schema:
+    statuses = sorted(_STATUSES | (more or {}))
+    return {str(status): _ref("responses", str(status)) for status in statuses}
 
 
 def _header(name: str, schema: Schema, words: str) -> Schema:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
 from poolkeeper.server.api.endpoints import NativeEndpoint
@@ -16,16 +16,12 @@ from poolkeeper.server.operations.jobs import (
     RejectsJob,
     ShowJob,
 )
-from poolkeeper.server.operations.requests import parse_create_request
+from poolkeeper.server.operations.requests import DEFAULT_LIMIT, MOST, parse_create_request
 from poolkeeper.server.status import ReadOnlyRefusedError
 
 if TYPE_CHECKING:
     from poolkeeper.server.engine import Engine, Job, Visit
     from poolkeeper.server.parts import Parts
-
-VERBS: Final = ("pause", "resume", "retry", "cancel")
-MOST: Final = 1000
-DEFAULT_LIMIT: Final = 100
 
 
 class OperationsEndpoint(NativeEndpoint):

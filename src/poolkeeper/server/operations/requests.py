@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 
     from poolkeeper.operations import Operation, Operations
 
+VERBS: Final = ("pause", "resume", "retry", "cancel")
+"""What may be done to an operation."""
+
+MOST: Final = 1000
+DEFAULT_LIMIT: Final = 100
+"""Of lists."""
+
 LONGEST_NAME: Final = 200
 _MOST = 2**53
 _EXAMPLE: Final = '{"kind": "backfill", "table": "users", "set": "email = lower(email)"}'
