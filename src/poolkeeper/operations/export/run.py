@@ -18,13 +18,18 @@ from poolkeeper.operations.export.rows import RowStream
 from poolkeeper.operations.kind import Chunk, Sizing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
+    from poolkeeper.operations.export.position import Written
     from poolkeeper.operations.kind import Json
 
 T = TypeVar("T")
 
-ROWS: Final = Sizing(initial=2_000, smallest=100, largest=1_000_000)
+ROWS: Final = Sizing(initial=2_000, smallest=25, largest=250_000)
+CHUNK_FACTOR: Final = 4
+"""An export takes so many times the rows it is asked for, and says so: at the end of each chunk
+server, process and disk wait for each other, while a longer chunk locks nothing and is soon read
+again."""
 SIGN_OF_LIFE_SECONDS: Final = 1.0
 """A transaction in which nothing is asked for long is ended by the server."""
 
@@ -55,6 +60,8 @@ class ExportRun:
         self._ours = False
         self._ready = False
         self._in_doubt = False
+        # the end of the next range, where the last chunk has found it already
+        self._bound: tuple[str, ...] | None = None
         self.progress_rows = 0
         self.progress_bytes = 0
 
@@ -71,6 +78,7 @@ class ExportRun:
         self._ours = self._ours and not self._in_doubt and position == self._position
         self._in_doubt = False
         self._ready = False
+        self._bound = None
         self._position = position
         target = target_of(self._spec, position.export)
         if self._output is None:
@@ -93,6 +101,7 @@ class ExportRun:
         else:
             await self._make_ready(connection, position)
             publishing = asyncio.ensure_future(self._publish(position))
+            publishing.add_done_callback(_hear)
             try:
                 if position.exhausted:
                     chunk = await self._last(connection, position, publishing)
@@ -101,7 +110,6 @@ class ExportRun:
                 await self._alive(connection, publishing)
             finally:
                 # The thread goes on: whatever comes next waits for it in its queue.
-                publishing.add_done_callback(_hear)
                 publishing.cancel()
         self._in_doubt = True
         return chunk
@@ -137,13 +145,13 @@ class ExportRun:
         """Bring the rows of the next range to disk."""
         output = self._output
         assert output is not None, "the files are open"
-        stream = RowStream(self._writer, output.write)
         # what the query calls cannot write, and the checkpoint has its own settings again
         await connection.execute(f"savepoint export; set transaction read only; {SETTINGS}")
-        to = None
-        if self._relation.key and not self._spec["consistent"]:
-            bound = self._relation.bound(after=position.after, rows=max(1, size))
-            to = await connection.fetchrow(bound)
+        limit = size * CHUNK_FACTOR
+        to = self._bound
+        if to is None:
+            to = await self._find_bound(connection, position.after, limit)
+        stream = RowStream(self._writer, output.write)
         self.progress_bytes = position.bytes
         select = rows_of(self._relation.select(after=position.after, to=to), self._spec)
 
@@ -152,17 +160,32 @@ class ExportRun:
             self.progress_bytes = position.bytes + stream.bytes
 
         tag = await connection.copy_from_query(select, output=take, **copy_options(self._spec))
+        saving = asyncio.ensure_future(self._save(stream, output, exhausted=to is None))
+        saving.add_done_callback(_hear)
+        # the server looks for the end of the next range while the disk is busy with this one
+        following = None if to is None else await self._find_bound(connection, to, limit)
+        written, grown = await self._alive(connection, saving)
         await connection.execute("rollback to savepoint export; release savepoint export")
-        await self._alive(connection, stream.drain())
-        exhausted = to is None
-        written, grown = await self._alive(
-            connection, self._write(output.finish if exhausted else output.checkpoint)
-        )
+        self._bound = following
         rows = int(tag.rpartition(" ")[2])
         self.progress_rows += rows
-        return self._chunk(
-            position.moved(written, more=grown, after=to, exhausted=exhausted), rows=rows, size=rows
-        )
+        moved = position.moved(written, more=grown, after=to, exhausted=to is None)
+        return self._chunk(moved, rows=rows, size=rows)
+
+    async def _find_bound(
+        self, connection: Any, after: Sequence[str] | None, rows: int
+    ) -> tuple[str, ...] | None:
+        """Where the range of that many rows ends; None if there are not so many."""
+        if self._spec["consistent"]:
+            return None
+        found = await connection.fetchrow(self._relation.bound(after=after, rows=rows))
+        return None if found is None else tuple(found)
+
+    async def _save(
+        self, stream: RowStream, output: Output, *, exhausted: bool
+    ) -> tuple[Written, int]:
+        await stream.drain()
+        return await self._write(output.finish if exhausted else output.checkpoint)
 
     async def _last(
         self, connection: Any, position: Position, publishing: asyncio.Future[None]
@@ -231,7 +254,7 @@ class ExportRun:
             waiting.cancel()
 
 
-def _hear(task: asyncio.Future[None]) -> None:
+def _hear(task: asyncio.Future[Any]) -> None:
     """An error that came first is the one to be told of."""
     if not task.cancelled():
         task.exception()
