@@ -220,7 +220,7 @@ def _summary(status: OperationStatus, view: View) -> str:
     first = view.pace.first
     before = 0 if first is None else first.rows_done
     here = status.rows_done - before
-    text += f", {rows(here)} of them in this run" if before else ""
+    text += f", {here:,} of them in this run" if before else ""
     text += f", in {duration(seconds)}"
     if here and seconds:
         text += f" ({here / seconds:,.0f} rows/s)"

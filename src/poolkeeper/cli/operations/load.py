@@ -94,7 +94,7 @@ def load(
         typer.Option(
             "--format",
             help="What is in the file.",
-            show_default="from its name",
+            show_default="from its name; csv of standard input",
             rich_help_panel=_FORMAT,
         ),
     ] = None,
@@ -275,6 +275,9 @@ def load(
     title = name or f"stdin into {into}"
     with where.readable_errors():
         kept = _read_stdin(title)
+
+    # A pipe has no name to tell it from.
+    options["format"] = options["format"] or Format.CSV.value
 
     async def create_from_stdin(operations: Operations) -> Operation:
         path = await _known_or_new(operations, title, kept)

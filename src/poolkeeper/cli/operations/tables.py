@@ -75,12 +75,9 @@ def print_one(status: OperationStatus) -> None:
         ("took" if status.finished else "since", duration(seconds) if seconds else None),
         ("error", status.error),
     ]
-    told = {"asked"}
-    lines += [
-        (f"  {key}", str(value))
-        for key, value in sorted(status.spec.items())
-        if key not in told and value is not None
-    ]
+    # What the user said; what was derived from it is for programs.
+    asked = status.spec.get("asked") or status.spec
+    lines += [(f"  {key}", str(value)) for key, value in sorted(asked.items())]
     for name, value in lines:
         if value is not None:
             print(f"{name:<10} {clean(value)}")
@@ -157,7 +154,7 @@ def _rejected(status: OperationStatus) -> str | None:
 
 
 def _lease(status: OperationStatus) -> str | None:
-    if status.lease_seconds is None:
+    if status.lease_seconds is None or status.state is not OperationState.RUNNING:
         return None
     if status.lease_seconds < 0:
         return f"ended {duration(-status.lease_seconds)} ago: whoever comes may take over"

@@ -69,8 +69,12 @@ def outages(count: int) -> str:
 
 
 def same_command(arguments: Sequence[str] | None = None) -> str:
-    """The command of this process, to be typed again; a password in it is masked."""
-    given = sys.argv[1:] if arguments is None else arguments
+    """The command of this process, to be typed again; a password in it is masked.
+
+    Without ``--again``: what is unfinished goes on anyway, and what got finished meanwhile must not
+    be done twice.
+    """
+    given = [a for a in (sys.argv[1:] if arguments is None else arguments) if a != "--again"]
     return shlex.join(["poolkeeper", *(mask_url(a) if "://" in a else a for a in given)])
 
 
