@@ -94,6 +94,9 @@ class Segments:
     def __init__(self, count: int) -> None:
         self._count = count
         self._after_last_bad = 0
+        self._suspect: int | None = None
+        # Before here is a bad row, as a segment that ended here has failed.
+        self._bad_before = 0
         self.position = 0
         self.length = count
 
@@ -105,7 +108,13 @@ class Segments:
     def loaded(self) -> None:
         """The segment is loaded."""
         self.position += self.length
-        self._next(max(self.length * 2, 1))
+        known = self._bad_before - self.position
+        if known <= 0:
+            self._next(self.length * 2)
+        elif self.position == self._suspect:
+            self._next(1)
+        else:
+            self._next(max(1, known // 2))
 
     def failed(self, hint: int | None) -> bool:
         """The segment is not loaded.
@@ -116,19 +125,20 @@ class Segments:
         Returns:
             Whether it was a single row, which then is bad and stepped over.
         """
+        self._suspect = None
         if self.length == 1:
             distance = self.position - self._after_last_bad
             self.position += 1
-            self._after_last_bad = self.position
+            self._after_last_bad = self._bad_before = self.position
             self._next(max(distance, 1))
             return True
-        if hint is None or not self.position <= hint < self.position + self.length:
+        self._bad_before = self.position + self.length
+        if hint is None or not self.position <= hint < self._bad_before:
             self.length //= 2
-        elif hint == self.position:
-            self.length = 1
         else:
-            self.length = hint - self.position
+            self._suspect = hint
+            self.length = max(1, hint - self.position)
         return False
 
     def _next(self, length: int) -> None:
-        self.length = max(0, min(length, self._count - self.position))
+        self.length = min(length, self._count - self.position)

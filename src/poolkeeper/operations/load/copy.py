@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from poolkeeper.operations.load.piece import Piece
     from poolkeeper.operations.load.statements import Statements
 
-SLICE: Final = 512 << 10
+SLICE: Final = 256 << 10
 """How much is handed to the connection at a time: it must not buffer a whole chunk once more."""
 
 

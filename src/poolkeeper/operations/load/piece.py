@@ -11,6 +11,13 @@ if TYPE_CHECKING:
     from poolkeeper.operations.kind import Json, Reject
     from poolkeeper.operations.load.csv_records import Bounds
 
+_CONTROL: Final = {
+    **{code: f"\\x{code:02x}" for code in (*range(32), 127) if code != 9},
+    10: "\\n",
+    13: "\\r",
+}
+"""How control characters are shown: messages are kept by the database, which has no NUL in texts."""
+
 REJECT_BYTES: Final = 64 << 10
 """How much of a row is kept in the table of rejects."""
 
@@ -98,6 +105,6 @@ def cut(raw: bytes) -> bytes:
 def snippet(raw: bytes, codec: str | None, limit: int = 200) -> str:
     """The beginning of a row as text for an error message."""
     text = raw[: limit * 4].decode(codec or "ascii", errors="backslashreplace").rstrip("\r\n")
-    text = text.replace("\r", "\\r").replace("\n", "\\n")
+    text = text.translate(_CONTROL)
     shown: str = text if len(text) <= limit else text[:limit] + "…"
     return shown.encode("utf-8", errors="backslashreplace").decode()

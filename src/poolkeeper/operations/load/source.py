@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Final
@@ -209,13 +210,24 @@ class Source:
 
     def _first_record(self, errors: str) -> tuple[list[str], Json]:
         with self.stream() as stream:
-            rules = TextRules(self.records, max_record_bytes=self.max_record_bytes)
+            rules = TextRules(
+                self.records,
+                max_record_bytes=self.max_record_bytes,
+                codec=self.encoding.codec,
+                protect_end_of_copy=False,
+            )
             piece = TextReader(stream, rules).read(1)
         if piece is None:
             return [], {}
+        record = piece.bounds()[0]
+        data = piece.data[: record.end]
+        end = {
+            "offset": piece.start["offset"] + record.end,
+            "line": piece.first_line + data.count(self.line_end.encode()),
+        }
         try:
             # without a codec at least names of ASCII are read
-            text = piece.data.decode(self.encoding.codec or "latin-1", errors)
+            text = data.decode(self.encoding.codec or "latin-1", errors)
         except UnicodeDecodeError as error:
             raise SourceError(
                 f"The header of {self.path} is not in the encoding {self.encoding.name}: {error}. "
@@ -223,8 +235,16 @@ class Source:
                 path=self.path,
                 line=1,
             ) from error
-        fields = parse_header(text.rstrip("\r\n"), self.delimiter, self.quote, self.escape)
-        return fields, piece.end
+        try:
+            fields = parse_header(text.rstrip("\r\n"), self.delimiter, self.quote, self.escape)
+        except csv.Error as error:
+            raise SourceError(
+                f"The first line of {self.path} cannot be read as CSV: {error}. Suggestion: name "
+                "the format, the delimiter and the quote character the file really has.",
+                path=self.path,
+                line=1,
+            ) from error
+        return fields, end
 
     def keys(self) -> list[str]:
         """The keys of the first objects of NDJSON."""
