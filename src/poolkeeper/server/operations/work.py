@@ -11,6 +11,7 @@ from poolkeeper.exceptions import ConnectionPoolError, PoolClosedError
 from poolkeeper.observability.events import OperationEnded
 from poolkeeper.operations.errors import OperationsUnavailableError
 from poolkeeper.outcomes import is_driver_error
+from poolkeeper.server.channel import ChannelError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -116,12 +117,11 @@ class OperationsWork:
         """There may be something to do. Of several processes behind one port one does it."""
         if not self.concurrency:
             return
+        await self.wake_here()
         siblings = self._lifecycle.siblings
-        if siblings is None or siblings.number == 0:
-            self.start()
-        else:
-            with contextlib.suppress(Exception):
-                # Whoever is told in vain is told again by its supervisor.
+        if siblings is not None:
+            # Not only the one that works: the supervisor remembers, for whoever takes its place.
+            with contextlib.suppress(ChannelError):
                 await siblings.everyone("work")
 
     async def wake_here(self) -> None:
