@@ -65,7 +65,7 @@ def pieces_of(records: CsvRecords, data: bytes, size: int) -> tuple[list[bytes],
 
 
 PROFILE = settings(
-    max_examples=300,
+    max_examples=100,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
@@ -129,7 +129,7 @@ def reference(data: bytes, quote: int, escape: int | None, newline: int) -> tupl
     return ends, in_quote
 
 
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=1000, deadline=None)
 @given(
     data=st.lists(st.sampled_from(b"\"\n\ra\\'"), max_size=16).map(bytes),
     escape=st.sampled_from([None, b"\\", b"'"]),

@@ -16,7 +16,7 @@ _CONTROL: Final = {
     10: "\\n",
     13: "\\r",
 }
-"""How control characters are shown: messages are kept by the database, which has no NUL in texts."""
+"""How control characters are shown: messages are kept in the database, which knows no NUL."""
 
 REJECT_BYTES: Final = 64 << 10
 """How much of a row is kept in the table of rejects."""
