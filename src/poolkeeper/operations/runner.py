@@ -32,7 +32,7 @@ from poolkeeper.sqlstate import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Collection, Coroutine
     from uuid import UUID
 
     from poolkeeper.drivers.base import OpenTransaction, TransactionalSession
@@ -112,6 +112,8 @@ class Runner:
         self._status = claim.status
         self._size: ChunkSize | None = None
         self._lease: Any = None
+        self._backend = 0
+        self._left_behind: set[int] = set()
         self._attached = False
         self._outages = 0
         self._failures = 0
@@ -171,7 +173,8 @@ class Runner:
                 "the workers for what ends them at this chunk, then retry the operation."
             )
         if self._claim.taken_from not in {None, self._owner.id}:
-            await self._end_sessions_of(self._claim.taken_from)
+            taken_from = str(self._claim.taken_from)
+            await self._between_chunks(lambda c: self._end_sessions_of(c, taken_from))
         while True:
             if self._stop.is_set():
                 await self._between_chunks(
@@ -249,10 +252,14 @@ class Runner:
         if self._lease is None:
             self._attached = False
             self._lease = await self._pool.wait(None)
+            self._backend = session_of(self._lease).backend_pid()
         return self._lease
 
     async def _attach(self, lease: Any) -> None:
         """What is remembered may be wrong: a COMMIT without an answer may have been carried out."""
+        if self._left_behind:
+            await self._end_sessions_of(lease, self._owner.id, self._left_behind - {self._backend})
+            self._left_behind.clear()
         status = await Store.attach(
             lease,
             self._status.id,
@@ -312,6 +319,8 @@ class Runner:
         lease, self._lease = self._lease, None
         self._attached = False
         if lease is not None:
+            if is_lost(lease):
+                self._left_behind.add(self._backend)
             self._pool.release(lease)
 
     # When it does not go on -------------------------------------------------------------------
@@ -430,16 +439,16 @@ class Runner:
                 self._working.cancel()
                 return
 
-    async def _end_sessions_of(self, owner: str) -> None:
-        async def end(connection: Any) -> None:
-            try:
-                await Store.terminate(connection, owner)
-            except Exception as error:
-                # Not allowed to: their locks are waited for, and end by the bounds of each chunk.
-                if not is_driver_error(error) or connection.is_closed():
-                    raise
-
-        await self._between_chunks(end)
+    @staticmethod
+    async def _end_sessions_of(
+        connection: Any, owner: str, backends: Collection[int] | None = None
+    ) -> None:
+        try:
+            await Store.terminate(connection, owner, backends)
+        except Exception as error:
+            # Not allowed to: their locks are waited for, and end by the bounds of each chunk.
+            if not is_driver_error(error) or connection.is_closed():
+                raise
 
     async def _give_up(
         self,

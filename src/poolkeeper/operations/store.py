@@ -20,7 +20,7 @@ from poolkeeper.schema import DURABLY, OPERATIONS, install_script, is_there
 from poolkeeper.sqlstate import INVALID_SCHEMA_NAME, UNDEFINED_TABLE, UNIQUE_VIOLATION, sqlstate_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from uuid import UUID
 
     from poolkeeper.operations.kind import Chunk, Json, Prepared
@@ -95,7 +95,8 @@ returning {_COLUMNS}, o.fruitless,
 
 _TERMINATE: Final = f"""
 select pg_terminate_backend(pid) from pg_stat_activity
- where application_name = '{SESSION_NAME}' || $1 and wait_event is distinct from 'SyncRep'"""
+ where application_name = '{SESSION_NAME}' || $1 and wait_event is distinct from 'SyncRep'
+   and ($2::int[] is null or pid = any ($2))"""
 
 _ATTACH: Final = f"""
 update poolkeeper.operations o
@@ -311,9 +312,21 @@ class Store:
         return Claim(_status(row), row["fruitless"], row["taken_from"])
 
     @staticmethod
-    async def terminate(connection: Any, owner: str) -> None:
-        """End the sessions of a worker that lost its claim: they may hold locks for long."""
-        await connection.execute(_TERMINATE, owner)
+    async def terminate(
+        connection: Any, owner: str, backends: Collection[int] | None = None
+    ) -> None:
+        """End sessions of a worker that nobody is at the other end of any more.
+
+        They may hold locks for long: between two messages of one statement (COPY, Parse and Bind)
+        no time limit of the server's applies.
+
+        Args:
+            connection: Where.
+            owner: The worker.
+            backends: Which of its sessions; None: all of them.
+        """
+        pids = None if backends is None else list(backends)
+        await connection.execute(_TERMINATE, owner, pids)
 
     @staticmethod
     async def attach(
