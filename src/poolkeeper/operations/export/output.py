@@ -59,20 +59,20 @@ class Output:
             path = self._target.unfinished(written.part, written.attempt)
             self._file = GrowingFile.reopen(path, written.offset)
 
-    def take(self, attempt: int) -> None:
+    def take(self, attempt: int, finished: Sequence[Finished]) -> None:
         """Cut off what was written after the checkpoint and make ready to write.
 
         Only for an attempt that has made sure that no other one can commit anything any more.
 
         Args:
             attempt: Its number, which no other attempt has.
+            finished: Files that are being given their names.
 
         Raises:
             ExportError: The file cannot be written.
         """
         self._attempt = attempt
-        self._remove_leftovers()
-        # these are being given their names
+        self._remove_leftovers(finished)
         self._written = replace(self._written, finished=())
         if self._file is not None:
             old = self._file.path
@@ -160,9 +160,9 @@ class Output:
         size = 0 if self._file is None else self._file.size
         return Written(written.part, written.attempt, size, self._raw, written.finished)
 
-    def _remove_leftovers(self) -> None:
+    def _remove_leftovers(self, finished: Sequence[Finished]) -> None:
         """Delete what earlier attempts have written and not committed."""
-        kept = {self._target.unfinished(file.part, file.attempt) for file in self._written.finished}
+        kept = {self._target.unfinished(file.part, file.attempt) for file in finished}
         if self._file is not None:
             kept.add(self._file.path)
         for path, attempt in list(self._target.unfinished_files()):

@@ -54,8 +54,8 @@ async def prepare(connection: Any, given: Mapping[str, Any]) -> Prepared:
             if spec["table"] is not None:
                 filled = await _look_at_table(connection, spec)
             await _describe(connection, spec)
-            await _check_key(connection, spec, filled)
             rows = await _estimate(connection, spec)
+            await _check_key(connection, spec, filled, rows)
             await _try_copy(connection, spec)
         except Exception as error:
             if not is_driver_error(error) or sqlstate_of(error) is None:
@@ -154,7 +154,7 @@ async def _describe_for_parquet(connection: Any, spec: dict[str, Any]) -> None:
             column["modifier"] = modifiers[column["name"]]["modifier"]
 
 
-async def _check_key(connection: Any, spec: dict[str, Any], filled: set[str]) -> None:
+async def _check_key(connection: Any, spec: dict[str, Any], filled: set[str], rows: int) -> None:
     if spec["consistent"]:
         return
     if not spec["key"]:
@@ -168,7 +168,6 @@ async def _check_key(connection: Any, spec: dict[str, Any], filled: set[str]) ->
     relation = Relation.of(spec)
     # also says whether the key has an order at all
     plan = await _explain(connection, relation.bound(after=None, rows=1))
-    unsorted = _rows_sorted(plan)
     columns = [key["column"] for key in spec["key"] if key["column"] not in filled]
     if columns and await connection.fetchval(relation.null_key(columns)):
         raise ExportError(
@@ -176,20 +175,19 @@ async def _check_key(connection: Any, spec: dict[str, Any], filled: set[str]) ->
             "Suggestion: choose a key that is never NULL, leave those rows out with a condition, "
             "or export consistent=True."
         )
-    if unsorted > MOST_SORTED_ROWS:
+    if rows > MOST_SORTED_ROWS and _sorts(plan):
         names = ", ".join(key["column"] for key in spec["key"])
         raise ExportError(
-            f"PostgreSQL would have to sort about {unsorted:,.0f} rows for every chunk: there is "
+            f"PostgreSQL would have to sort about {rows:,} rows for every chunk: there is "
             f"no index it could read them from in the order of ({names}). Suggestion: create one "
             "on these columns in this order, choose a key that has one, or export "
             "consistent=True."
         )
 
 
-async def _estimate(connection: Any, spec: dict[str, Any]) -> int | None:
+async def _estimate(connection: Any, spec: dict[str, Any]) -> int:
     plan = await _explain(connection, Relation.of(spec | {"key": []}).select())
-    rows = plan.get("Plan Rows")
-    return int(rows) if rows is not None else None
+    return int(plan["Plan Rows"])
 
 
 async def _explain(connection: Any, query: str) -> dict[str, Any]:
@@ -198,11 +196,10 @@ async def _explain(connection: Any, query: str) -> dict[str, Any]:
     return plan
 
 
-def _rows_sorted(plan: Mapping[str, Any]) -> float:
-    """How many rows the plan sorts at the most, by estimate."""
-    own = float(plan["Plan Rows"]) if plan["Node Type"] == "Sort" else 0.0
+def _sorts(plan: Mapping[str, Any]) -> bool:
+    """Whether the plan reads all rows to sort them."""
     below: Sequence[Mapping[str, Any]] = plan.get("Plans", ())
-    return max([own, *map(_rows_sorted, below)])
+    return plan["Node Type"] == "Sort" or any(map(_sorts, below))
 
 
 async def _try_copy(connection: Any, spec: dict[str, Any]) -> None:

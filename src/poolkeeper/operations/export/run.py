@@ -138,7 +138,8 @@ class ExportRun:
         if not self._ready:
             assert self._output is not None, "begin() comes first"
             self._output.header = await self._header(connection)
-            await self._alive(connection, self._write(self._output.take, position.attempt))
+            taking = self._write(self._output.take, position.attempt, position.written.finished)
+            await self._alive(connection, taking)
             self._ready = True
 
     async def _next(self, connection: Any, position: Position, size: int) -> Chunk:
