@@ -147,7 +147,9 @@ async def _see_through(operation: Operation, view: View, interrupt: Interrupt, h
     if how.as_json:
         print(json.dumps(status.to_dict(), default=str))
     if stopped_by is not None:
-        if not isinstance(stopped_by, OperationError):
+        if status.state is OperationState.FAILED:
+            print(_failed(status), file=sys.stderr)
+        elif not isinstance(stopped_by, OperationError):
             print(_interrupted(status, how), file=sys.stderr)
         raise stopped_by
     if status.state is OperationState.DONE:
@@ -238,6 +240,13 @@ def _interrupted(status: OperationStatus, how: How) -> str:
             f"To go on with it:\n  {command}"
         )
     return f"{name}: laid down after {place(status)}. To go on:\n  {command}"
+
+
+def _failed(status: OperationStatus) -> str:
+    return (
+        f"{clean(status.name)}: failed after {place(status)}, which stay; once it is mended, the "
+        "same command goes on there. The reason:"
+    )
 
 
 def _say_done_before(status: OperationStatus, how: How) -> None:
