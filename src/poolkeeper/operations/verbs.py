@@ -129,7 +129,7 @@ class Verbs(ABC):
         """Change or delete the rows of a table, range of keys by range of keys.
 
         A row that is there throughout, with the same key, is changed exactly once, also by
-        ``n = n + 1``. One that is inserted meanwhile is changed if its key is ahead of the cursor.
+        ``n = n + 1``. One that is inserted meanwhile is changed if its key has not been passed yet.
         Rows of partitions and of tables that inherit from it count as its own.
 
         Args:

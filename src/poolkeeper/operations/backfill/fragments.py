@@ -31,20 +31,13 @@ async def check_fragments(connection: Any, statements: Statements) -> None:
     verb = f"DELETE FROM {table}"
     if assignments is not None:
         verb = f"UPDATE {table} SET\n{assignments}\n"
-        await _try(connection, verb, {"set": assignments})
+        _refuse_parameters(await _try(connection, verb, {"set": assignments}))
+    fragments = {"set": assignments, "where": where}
     if where is not None:
-        # the last first: what follows `set` may look just like it
-        alone = f"{verb} WHERE\n{where}\n"
-        await _try(connection, alone, {"where": where, "set": assignments})
+        _refuse_parameters(await _try(connection, f"{verb} WHERE\n{where}\n", fragments))
     key = ["x"] * len(statements.key)
-    complete, values = statements.work(key, key)
-    parameters = await _try(
-        connection, complete, {"where": where, "set": assignments}, incomplete=True
-    )
-    if parameters != len(values):
-        raise OperationError(
-            "set and where cannot have parameters ($1). Suggestion: write the values into the SQL."
-        )
+    complete, _ = statements.work(key, key)
+    await _try(connection, complete, fragments, incomplete=True)
     if assignments is not None:
         for column in statements.key:
             await _refuse_assignment(connection, table, assignments, column.column)
@@ -66,8 +59,8 @@ async def explain(connection: Any, statements: Statements) -> None:
         if sqlstate_of(error) == INSUFFICIENT_PRIVILEGE:
             advice = f"let this role do it: GRANT SELECT, UPDATE, DELETE ON {statements.table} TO …"
         raise OperationError(
-            f"PostgreSQL refuses the backfill of {statements.table}: {error} "
-            f"({sqlstate_of(error)}). Suggestion: {advice}."
+            f"PostgreSQL refuses the backfill of {statements.table}: {_said(error)}. "
+            f"Suggestion: {advice}."
         ) from error
 
 
@@ -114,29 +107,43 @@ def _fault(
     incomplete: bool = False,
 ) -> OperationError:
     """Say where in which fragment PostgreSQL finds fault."""
+    given = {name: text for name, text in fragments.items() if text is not None}
+    name, place = " or ".join(given), ""
     position = int(getattr(error, "position", None) or 0) - 1
-    given = [(name, text) for name, text in fragments.items() if text is not None]
-    name, place = given[-1][0], ""
-    if len(given) > 1:
-        name = " or ".join(name for name, _ in reversed(given))
-    for one, text in given:
+    for one, text in given.items():
         start = sql.rfind(f"\n{text}\n") + 1
-        if start > 0 and start <= position < start + len(text):
+        at = position - start
+        if start > 0 and 0 <= at <= len(text) + 1:
             name = one
-            at = position - start
             place = f" at character {at + 1}, {text[at : at + CONTEXT]!r}"
-            break
-    hint = getattr(error, "hint", None)
-    advice = hint.rstrip(".") if hint else "see that psql takes it as it is"
+            if at >= len(text):
+                place = " at its end"
+    advice = "see that psql takes it as it is"
+    if hint := getattr(error, "hint", None):
+        advice = hint.rstrip(".")
     if incomplete:
         advice = (
             "set= holds assignments (and FROM, if need be), where= one condition; each has to be "
             "complete by itself"
         )
     return OperationError(
-        f"PostgreSQL does not take {name}{place}: {error} ({sqlstate_of(error)}). "
-        f"Suggestion: {advice}."
+        f"PostgreSQL does not take {name}{place}: {_said(error)}. Suggestion: {advice}."
     )
+
+
+def _refuse_parameters(number: int) -> None:
+    if number:
+        raise OperationError(
+            "set and where cannot have parameters ($1). Suggestion: write the values into the SQL."
+        )
+
+
+def _said(error: BaseException) -> str:
+    """What the server said, without its hint, which comes as advice."""
+    message = getattr(error, "message", None) or str(error)
+    detail = getattr(error, "detail", None)
+    said = message if not detail else f"{message} ({detail.rstrip('.')})"
+    return f"{said} ({sqlstate_of(error)})"
 
 
 def _is_answer(error: BaseException) -> bool:

@@ -17,7 +17,7 @@ class BackfillKind:
 
     A row that is there throughout, with the same key, is changed exactly once, whatever happens to
     the worker and the database: also by ``n = n + 1``. A row that is inserted meanwhile is changed
-    if its key is ahead of the cursor when it is committed.
+    if the backfill has not come to its key yet when it is committed.
 
     Each chunk sees the table as it is when its turn comes. It holds its row locks for 50 to 100 ms,
     and waits for those of others for ``lock_timeout`` at the most; then it is undone, which lets

@@ -76,9 +76,9 @@ async def prepare(connection: Any, asked: Mapping[str, Any]) -> Prepared:
         **{name: asked[name] for name in TUNABLE if name in asked},
     }
     statements = Statements.of(spec)
+    await _check_order(connection, statements)
     await check_fragments(connection, statements)
     await explain(connection, statements)
-    await _check_order(connection, statements)
     rows = int((await _plan(connection, f"SELECT FROM {table['name']}"))["Plan Rows"])
     size = await connection.fetchval(_BYTES, table["oid"])
     # the second pass of a sweep, which there always is where the first finds a row, reads as much

@@ -91,16 +91,23 @@ class BackfillRun:
         await connection.execute(self._statements.read_keys(self._throttle.lock_timeout))
         sql, values = self._statements.upper(before.key)
         upper = await connection.fetchrow(sql, *values, size - 1)
-        await connection.execute(self._statements.work_on_rows())
-        sql, values = self._statements.work(before.key, upper and tuple(upper))
-        tag: str = await connection.execute(sql, *values)
-        changed = int(tag.rpartition(" ")[2])
         if upper is not None:
-            after = before.after(tuple(upper), visited=size, changed=changed)
+            key = tuple(upper)
+            changed = await self._work(connection, before.key, key)
+            after = before.after(key, visited=size, changed=changed)
             return self._chunk(after, changed, size=size)
-        if self._sweep and before.changed + changed:
-            return self._chunk(before.next_pass(), changed, size=changed)
-        return self._chunk(before, changed, size=changed, done=True)
+        sql, values = self._statements.last(before.key)
+        last = await connection.fetchrow(sql, *values)
+        changed = 0
+        after = before
+        if last is not None:
+            # This is the end, even if others go on adding rows: who writes fast is not run after.
+            key = tuple(last)
+            changed = await self._work(connection, before.key, key)
+            after = before.after(key, visited=0, changed=changed)
+        if self._sweep and after.changed:
+            return self._chunk(after.next_pass(), changed, size=changed)
+        return self._chunk(after, changed, size=changed, done=True)
 
     async def committed(self, chunk: Chunk) -> None:
         """See ``Run``."""
@@ -112,6 +119,19 @@ class BackfillRun:
 
     async def close(self) -> None:
         """Nothing to let go of."""
+
+    async def _work(
+        self, connection: Any, after: tuple[str, ...] | None, to: tuple[str, ...]
+    ) -> int:
+        """Change the rows of a range; returns how many there were."""
+        first = None
+        if after is None:
+            sql, values = self._statements.upper(None)
+            first = await connection.fetchrow(sql, *values, 0)
+        await connection.execute(self._statements.work_on_rows())
+        sql, values = self._statements.work(after, to, first=first and tuple(first))
+        tag: str = await connection.execute(sql, *values)
+        return int(tag.rpartition(" ")[2])
 
     def _chunk(self, after: Position, rows: int, *, size: int, done: bool = False) -> Chunk:
         return Chunk(

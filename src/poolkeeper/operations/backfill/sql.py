@@ -90,34 +90,52 @@ class Statements:
 
         No row where there are fewer.
         """
-        values = list(after or ())
-        condition = "" if after is None else f" WHERE {self._compared('>', 1)}"
+        return self._find(after, "ASC", f"OFFSET ${len(after or ()) + 1}::bigint")
+
+    def last(self, after: Sequence[str] | None) -> tuple[str, list[str]]:
+        """The last key of all; no row if there is none after that one."""
+        return self._find(after, "DESC", "")
+
+    def _find(self, after: Sequence[str] | None, order: str, offset: str) -> tuple[str, list[str]]:
+        values: list[str] = []
+        condition = "" if after is None else f" WHERE {self._compared('>', after, values)}"
         names = [f"k{number}" for number in range(len(self.key))]
         columns = ", ".join(
             f"{column} AS {name}" for column, name in zip(self._columns(), names, strict=True)
         )
-        order = ", ".join(self._columns())
-        # a subquery, so that no other key is turned into text
+        by = ", ".join(f"{column} {order}" for column in self._columns())
+        # With a collation of its own the result keeps its type when the column is altered: sessions
+        # have the plan cached. A subquery, so that no other key is turned into text.
+        texts = ", ".join(f'b.{name}::text COLLATE pg_catalog."C"' for name in names)
         sql = (
-            f"SELECT {', '.join(f'b.{name}::text' for name in names)} FROM (SELECT {columns} "
-            f"FROM {self.table}{condition} ORDER BY {order} "
-            f"OFFSET ${len(values) + 1}::bigint LIMIT 1) AS b"
+            f"SELECT {texts} FROM (SELECT {columns} FROM {self.table}{condition} "
+            f"ORDER BY {by} {offset} LIMIT 1) AS b"
         )
         return sql, values
 
-    def work(self, after: Sequence[str] | None, to: Sequence[str] | None) -> tuple[str, list[str]]:
-        """The change of the rows after one key, up to and including another one."""
+    def work(
+        self,
+        after: Sequence[str] | None,
+        to: Sequence[str] | None,
+        *,
+        first: Sequence[str] | None = None,
+    ) -> tuple[str, list[str]]:
+        """The change of the rows after one key, up to and including another one.
+
+        Args:
+            after: None: from the beginning.
+            to: None: to the end, which is for looking at the statement only.
+            first: Where there is no ``after``, the first key there is.
+        """
         conditions: list[str] = []
         values: list[str] = []
-        size = len(self.key)
         if after is not None:
-            conditions.append(self._compared(">", 1))
-            values += after
+            conditions.append(self._compared(">", after, values))
         if to is not None:
-            conditions.append(self._compared("<=", len(values) + 1))
-            values += to
-        if size > 1:
-            conditions += self._hints(after, to)
+            conditions.append(self._compared("<=", to, values))
+            lower = first if after is None else after
+            if lower is not None:
+                conditions += self._hints(lower, to, values)
         if self.where is not None:
             # its own line, or a comment at its end would take the rest along
             conditions.append(f"(\n{self.where}\n)")
@@ -128,37 +146,52 @@ class Statements:
         where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
         return verb + where, values
 
-    def _hints(self, after: Sequence[str] | None, to: Sequence[str] | None) -> Iterable[str]:
+    def _hints(self, lower: Sequence[str], to: Sequence[str], values: list[str]) -> Iterable[str]:
         """What follows from the comparison of several columns, but is not seen by the planner.
 
         It takes a range of rows for a large part of the table, and would read all of it.
         """
-        size = len(self.key)
-        first = self._columns()
-        equal = 0
-        if after is not None and to is not None:
-            pairs = zip(after, to, strict=True)
-            equal = min(size - 1, sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs)))
-        for place in range(equal):
-            yield f"{first[place]} = {self._value(place, 1 + place)}"
-        if after is not None:
-            yield f"{first[equal]} >= {self._value(equal, 1 + equal)}"
-        if to is not None:
-            before = 0 if after is None else size
-            yield f"{first[equal]} <= {self._value(equal, before + 1 + equal)}"
+        columns = self._columns()
+        last = len(columns) - 1
+        if not last:
+            return
 
-    def _compared(self, operator: str, parameter: int) -> str:
-        values = [self._value(place, parameter + place) for place in range(len(self.key))]
-        if len(values) == 1:
-            return f"{self._columns()[0]} {operator} {values[0]}"
-        return f"({', '.join(self._columns())}) {operator} ({', '.join(values)})"
+        def compared(place: int, operator: str, key: Sequence[str]) -> str:
+            return f"{columns[place]} {operator} {self._value(place, key, values)}"
+
+        pairs = zip(lower, to, strict=True)
+        equal = min(last, sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs)))
+        for place in range(equal):
+            yield compared(place, "=", to)
+        if equal == last:
+            yield compared(last, ">=", lower)
+            yield compared(last, "<=", to)
+            return
+        # From the lower end to where the first column changes, what is between, and to the upper
+        # end: each branch is a range of the index, and the planner can tell how small it is. Where
+        # different texts are equal, the branches are more than the range, which does no harm.
+        branches = [[compared(equal, ">", lower), compared(equal, "<", to)]]
+        for key, inner, outer in ((lower, ">", ">="), (to, "<", "<=")):
+            for place in range(equal + 1, last + 1):
+                same = [compared(before, "=", key) for before in range(equal, place)]
+                branches.append([*same, compared(place, outer if place == last else inner, key)])
+        alternatives = " OR ".join(f"({' AND '.join(branch)})" for branch in branches)
+        yield f"({alternatives})"
+
+    def _compared(self, operator: str, key: Sequence[str], values: list[str]) -> str:
+        columns = self._columns()
+        parameters = [self._value(place, key, values) for place in range(len(columns))]
+        if len(columns) == 1:
+            return f"{columns[0]} {operator} {parameters[0]}"
+        return f"({', '.join(columns)}) {operator} ({', '.join(parameters)})"
 
     def _columns(self) -> list[str]:
         # With the table's name, because UPDATE may have other tables (FROM).
         return [f"{self.table}.{identifier(key.column)}" for key in self.key]
 
-    def _value(self, place: int, parameter: int) -> str:
-        return f"${parameter}::text::{self.key[place].type}"
+    def _value(self, place: int, key: Sequence[str], values: list[str]) -> str:
+        values.append(key[place])
+        return f"${len(values)}::text::{self.key[place].type}"
 
 
 def set_local(settings: Mapping[str, str]) -> str:
