@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from poolkeeper import __version__
 from poolkeeper.server.dashboard.sampler import COLUMNS, RECENT_SECONDS, Sampler
+from poolkeeper.server.operations.overview import Overview
 from poolkeeper.server.probes import with_waiting
 from poolkeeper.server.status_page import finished_for, owner_for, secrets_of
 
@@ -51,6 +52,7 @@ class Feed:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._sampler = Sampler(parts.pool, parts.activity, parts.limits)
+        self._operations = Overview(parts.operations)
         self._news = asyncio.Event()
         self._hide_secrets()
 
@@ -117,6 +119,7 @@ class Feed:
             "process": siblings.number if siblings else None,
             "token": token.name if token else None,
             "admin": token.admin if token else True,
+            "writes": not (settings.read_only or (token is not None and token.read_only)),
             "slow_query_seconds": settings.slow_query_seconds,
         }
 
@@ -136,6 +139,7 @@ class Feed:
             activity = self._parts.activity
             running = [_running(one, owner) for one in activity.oldest(_MOST_RUNNING)]
             self._offer(view, "now", {**self._common, "running": running})
+            self._offer(view, "operations", self._operations.content())
             self._offer(view, "outages", self._parts.outages.to_list())
             failed = activity.failures.latest(_MOST_FINISHED)
             self._offer_latest(view, "errors", failed, owner)

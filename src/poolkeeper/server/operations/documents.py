@@ -23,6 +23,7 @@ def operation_document(parts: Parts, status: OperationStatus) -> dict[str, Any]:
 
     ``waiting_for`` says why it does not go on right now, if this server works on it.
     """
+    parts.operations.known = True
     document = status.to_dict()
     # What it was asked to do, beside what that means.
     document["spec"] = {key: value for key, value in status.spec.items() if key != "asked"}

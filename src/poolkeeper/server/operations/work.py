@@ -49,6 +49,11 @@ class OperationsWork:
         concurrency: How many to carry out at a time; None: one, from the first request on that
             creates or resumes one.
         directory: Where they may read and write files; None: nowhere.
+
+    Attributes:
+        concurrency: How many this process carries out at a time.
+        from_the_start: Whether it does so before anybody asks.
+        known: Whether anybody has seen an operation here: then pages may ask for all of them.
     """
 
     def __init__(
@@ -64,6 +69,7 @@ class OperationsWork:
         self._directory = directory
         self.concurrency = DEFAULT_CONCURRENCY if concurrency is None else concurrency
         self.from_the_start = bool(concurrency)
+        self.known = self.from_the_start
         self._operations: Operations | None = None
         self._stop = asyncio.Event()
         self._again = asyncio.Event()
@@ -81,11 +87,6 @@ class OperationsWork:
             self._operations = operations
             self._pool.add_event_listener(self._hear)
         return self._operations
-
-    @property
-    def asked_for(self) -> bool:
-        """Whether anybody has wanted anything of operations since the server was started."""
-        return self._operations is not None
 
     @property
     def working(self) -> bool:

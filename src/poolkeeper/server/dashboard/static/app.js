@@ -1,10 +1,11 @@
 // Puts the page together: events come in, the page is drawn anew once per second.
 
 import { SPECS, Chart } from "./charts.js";
-import { authorization, closeGate, hasToken, openGate, setUpActions, setUpGate, setUpTheme } from "./controls.js";
+import { authorization, closeGate, confirm, hasToken, openGate, setUpActions, setUpGate, setUpTheme } from "./controls.js";
 import { byId, icon, make, reconcile, setText } from "./dom.js";
 import { age } from "./format.js";
 import { History } from "./history.js";
+import { drawOperations } from "./operations.js";
 import { judge } from "./state.js";
 import { Stream } from "./stream.js";
 import { drawErrors, drawOutages, drawRunning, drawSlow } from "./tables.js";
@@ -55,6 +56,9 @@ const takers = {
   },
   outages(outages) {
     known.outages = outages;
+  },
+  operations(operations) {
+    drawOperations(operations, { steer: known.hello.writes, say, confirm });
   },
   errors(errors) {
     known.errors = errors;
@@ -144,6 +148,10 @@ function announce(state) {
   announced = state.key;
 }
 
+function say(text) {
+  setText(byId("announcer"), text);
+}
+
 function shifted({ since, next }) {
   return { since: since + skew * 1000, next: next + skew * 1000 };
 }
@@ -181,7 +189,7 @@ setUpTheme(() => {
   for (const chart of charts) chart.restyle();
   draw();
 });
-setUpActions((text) => setText(byId("announcer"), text));
+setUpActions(say);
 document.addEventListener("visibilitychange", () => document.hidden || stream.hurry());
 addEventListener("online", () => stream.hurry());
 // Between the server's words: countdowns, and the age of an outage that the server cannot tell.

@@ -90,21 +90,23 @@ const VERBS = {
   },
 };
 
+let verb = null;
+
+/** Ask before something is done: what to say, and the path it is ordered at. */
+export function confirm(wanted) {
+  verb = wanted;
+  setText(byId("confirm-title"), verb.title);
+  setText(byId("confirm-text"), verb.text);
+  setText(byId("confirm-yes"), verb.yes);
+  setText(byId("confirm-error"), "");
+  byId("confirm").showModal();
+  byId("confirm-no").focus();
+}
+
 /** Buttons that ask before they do something; `say` tells what came of it. */
 export function setUpActions(say) {
   const dialog = byId("confirm");
-  let verb = null;
-  for (const name of Object.keys(VERBS)) {
-    byId(name).addEventListener("click", () => {
-      verb = VERBS[name];
-      setText(byId("confirm-title"), verb.title);
-      setText(byId("confirm-text"), verb.text);
-      setText(byId("confirm-yes"), verb.yes);
-      setText(byId("confirm-error"), "");
-      dialog.showModal();
-      byId("confirm-no").focus();
-    });
-  }
+  for (const name of Object.keys(VERBS)) byId(name).addEventListener("click", () => confirm(VERBS[name]));
   byId("confirm-no").addEventListener("click", () => dialog.close());
   byId("confirm-yes").addEventListener("click", async (event) => {
     event.preventDefault();
@@ -118,7 +120,7 @@ export function setUpActions(say) {
   });
 }
 
-async function order(path) {
+export async function order(path) {
   try {
     const response = await fetch(path, { method: "POST", headers: authorization(), credentials: "omit" });
     if (response.ok) return null;

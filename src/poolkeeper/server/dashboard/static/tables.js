@@ -104,7 +104,7 @@ function showOrSay(name, some) {
 }
 
 /** Roles and labels: on a small screen the cells of `inside` stand below each other. */
-function row(cells, inside) {
+export function row(cells, inside) {
   const node = make("tr");
   const names = inside?.closest("table").tHead.rows[0].cells;
   if (names) node.setAttribute("role", "row");
@@ -138,7 +138,7 @@ function origin(one) {
   return node;
 }
 
-function fillBadge(cell, text, level) {
+export function fillBadge(cell, text, level) {
   if (!cell.firstChild) cell.append(make("span"));
   cell.firstChild.className = `badge ${level}`;
   setText(cell.firstChild, text);
