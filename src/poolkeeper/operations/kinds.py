@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from poolkeeper.operations.backfill.kind import BackfillKind
 from poolkeeper.operations.custom import CustomKind
+from poolkeeper.operations.export.kind import ExportKind
 from poolkeeper.operations.load.kind import LoadKind
 
 if TYPE_CHECKING:
@@ -19,5 +20,5 @@ def kinds(steps: Steps) -> dict[str, Kind]:
     Args:
         steps: What operations of kind ``custom`` can do in this process.
     """
-    every: list[Kind] = [BackfillKind(), CustomKind(steps), LoadKind()]
+    every: list[Kind] = [BackfillKind(), CustomKind(steps), ExportKind(), LoadKind()]
     return {kind.name: kind for kind in every}

@@ -1,0 +1,101 @@
+"""Exports as people ask for them: operations of a pool."""
+
+import asyncio
+import os
+import signal
+import sys
+
+import pytest
+
+from poolkeeper.operations.errors import OperationError
+from tests.operations.export.driving import everything
+
+pytestmark = pytest.mark.asyncio
+
+
+async def _fill(admin, rows, width=1):
+    await admin.execute(
+        f"""create table t (id int primary key, text text);
+        insert into t select g, repeat(md5(g::text), {width}) from generate_series(1, {rows}) g"""
+    )
+
+
+def _ids(path):
+    return [int(line.split(",")[0]) for line in path.read_text().splitlines()[1:]]
+
+
+async def test_a_table_is_exported_by_one_call(pool, admin, tmp_path):
+    await _fill(admin, 10_000)
+    operation = await pool.operations.export(tmp_path / "t.csv", table="t")
+    status = await operation.run()
+    assert status.state.value == "done"
+    assert status.rows_done == 10_000
+    assert status.bytes_done == (tmp_path / "t.csv").stat().st_size
+    assert _ids(tmp_path / "t.csv") == list(range(1, 10_001))
+    assert everything(tmp_path) == ["t.csv"]
+
+
+async def test_the_same_export_again_does_not_touch_the_finished_file(pool, admin, tmp_path):
+    await _fill(admin, 10)
+    await (await pool.operations.export(tmp_path / "t.csv", table="t")).run()
+    with pytest.raises(OperationError, match="exists"):
+        await pool.operations.export(tmp_path / "t.csv", table="t")
+
+
+async def test_sessions_that_are_ended_again_and_again_cost_no_row(pool, postgres, admin, tmp_path):
+    """Whenever the export has got on a bit, all its sessions are terminated."""
+    await _fill(admin, 200_000)
+    operation = await pool.operations.export(tmp_path / "parts", table="t", part_bytes=1_000_000)
+    running = asyncio.create_task(operation.run())
+    cuts = 0
+    seen = -1
+    while not running.done() and cuts < 10:
+        row = await admin.fetchrow("select seq, rows_done, id from poolkeeper.operations")
+        if row["rows_done"] > seen:
+            seen = row["rows_done"]
+            cuts += await admin.fetchval(
+                "select count(*) filter (where pg_terminate_backend(pid)) from pg_stat_activity "
+                "where datname = current_database() and pid <> pg_backend_pid() "
+                "and application_name like 'poolkeeper worker%'"
+            )
+    status = await running
+    assert cuts > 0
+    assert status.rows_done == 200_000
+    ids = [n for path in sorted((tmp_path / "parts").iterdir()) for n in _ids(path)]
+    assert ids == list(range(1, 200_001))
+
+
+async def test_a_killed_worker_is_followed_by_another_one_at_its_last_checkpoint(
+    pool, postgres, admin, tmp_path
+):
+    """SIGKILL, while it writes; the file is gone on with where it was on disk."""
+    await _fill(admin, 300_000, width=4)
+    operation = await pool.operations.export(tmp_path / "t.csv", table="t")
+    worker = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "poolkeeper", "worker",
+        env=os.environ | {"DATABASE_URL": postgres.url},
+        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    rows = 0
+    while rows == 0:
+        rows = await admin.fetchval("select rows_done from poolkeeper.operations")
+    worker.send_signal(signal.SIGKILL)
+    await worker.wait()
+    status = await operation.run()
+    assert status.epoch == 2
+    assert status.rows_done == 300_000
+    assert _ids(tmp_path / "t.csv") == list(range(1, 300_001))
+    assert everything(tmp_path) == ["t.csv"]
+
+
+async def test_an_export_that_has_failed_goes_on_when_it_is_asked_for_again(pool, admin, tmp_path):
+    """The name of the file was taken meanwhile, and is free again."""
+    await _fill(admin, 1000)
+    operation = await pool.operations.export(tmp_path / "t.csv", table="t")
+    (tmp_path / "t.csv").write_text("in the way")
+    with pytest.raises(OperationError, match="exists"):
+        await operation.run()
+    (tmp_path / "t.csv").unlink()
+    again = await pool.operations.export(tmp_path / "t.csv", table="t")
+    assert (await again.run()).rows_done == 1000
+    assert _ids(tmp_path / "t.csv") == list(range(1, 1001))
