@@ -152,8 +152,8 @@ class Runner:
             raise
         finally:
             heartbeat.cancel()
-            await asyncio.wait({heartbeat})
             self._let_go()
+            await asyncio.wait({heartbeat})
 
     async def _carry_out(self) -> OperationStatus:
         self._run = self._start()
@@ -391,11 +391,14 @@ class Runner:
 
     async def _interruptible(self, work: Coroutine[Any, Any, bool]) -> bool:
         """Run a chunk so that the heartbeat can end it when the claim is lost."""
+        ours = asyncio.current_task()
+        assert ours is not None
+        before = ours.cancelling()
         self._working = asyncio.ensure_future(work)
         try:
             done: bool = await self._working
         except asyncio.CancelledError:
-            if self._claim_lost:
+            if self._claim_lost and ours.cancelling() == before:
                 raise ClaimLost from None
             raise
         finally:
