@@ -175,14 +175,14 @@ class World:
                 assert strike.segment is not None, "no such segment came"
                 await strike.felt(by_the_client=point.fault != SILENCE)
                 await proxy.heal(links=True)
-                await self._sound(operations)
+                await self.sound(operations)
             await self.judge(job, str(point))
         except BaseException as error:
             error.add_note(str(point))
             raise
 
     @staticmethod
-    async def _sound(operations: Any) -> None:
+    async def sound(operations: Any) -> None:
         """Nothing the worker borrowed is still borrowed."""
         pool = await operations._pool()
         async with asyncio.timeout(RUN_SECONDS):
