@@ -47,7 +47,22 @@ def test_watch_an_outage_shows_it_from_loss_to_recovery(tmp_path) -> None:
     assert "refused: " not in output
 
 
+def test_load_through_outages_loads_every_row_once(tmp_path) -> None:
+    """The database was killed twice on the way."""
+    output = run(EXAMPLES / "load_through_outages.py", cwd=tmp_path)
+    assert output.count("killing every process") == 2
+    assert "goes on at" in output
+    # a server that is starting may take a connection and lose it again
+    assert re.search(r"done: 1,000,000 rows, [2-9] outages ridden out", output)
+    assert "rows: 1,000,000, different ones: 1,000,000" in output
+
+
 def test_every_example_is_tested() -> None:
     # the last one in tests/asgi
-    tested = {"quickstart.py", "watch_an_outage.py", "fastapi_app.py"}
+    tested = {
+        "quickstart.py",
+        "watch_an_outage.py",
+        "load_through_outages.py",
+        "fastapi_app.py",
+    }
     assert {path.name for path in EXAMPLES.glob("*.py")} == tested

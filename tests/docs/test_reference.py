@@ -195,15 +195,28 @@ def test_every_field_of_a_health_report_is_in_the_reference() -> None:
         assert f'"{field.name}"' in text, field.name
 
 
+def parameters(command) -> list:
+    """Of a command, and of those below it."""
+    below = getattr(command, "commands", {}).values()
+    return [*command.params, *(option for each in below for option in parameters(each))]
+
+
 def test_every_option_of_every_command_is_in_the_reference() -> None:
     text = page("cli.md")
+    # three commands have these, and say so
+    shared = section(text, "## Options of every operation")
     for name, command in typer.main.get_command(cli).commands.items():
         own = section(text, f"## `poolkeeper {name}`")
-        for option in command.params:
+        if "(#options-of-every-operation)" in own:
+            own += shared
+        for below in getattr(command, "commands", {}):
+            assert f"| `{below}" in own, below
+        for option in parameters(command):
             if option.name == "help":
                 continue
             variables = [option.envvar] if isinstance(option.envvar, str) else option.envvar or []
-            for word in [*(o for o in option.opts if o.startswith("--")), *variables]:
+            words = [*option.opts, *option.secondary_opts]
+            for word in [*(o for o in words if o.startswith("--")), *variables]:
                 assert f"`{word}`" in own, word
 
 
