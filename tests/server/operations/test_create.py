@@ -1,8 +1,10 @@
 """Operations are begun over HTTP, once, and carried out by the server."""
 
+import contextlib
 import inspect
 import json
 import secrets
+from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
@@ -21,7 +23,7 @@ from tests.server.operations.asking import (
     things,
     wait_for,
 )
-from tests.server.processes import barrier, until
+from tests.server.processes import active, barrier, until
 
 
 def workers(url):
@@ -232,3 +234,61 @@ def test_a_database_that_is_away_is_503_with_a_time_to_come_back(crashable_postg
         with events(server, "update%20things") as followed:
             wait_for(followed, "end", state="done")
         assert things(url) == {1: ROWS}
+
+
+def hold_creation(url):
+    """From now on an operation is only created when `barrier` lets it."""
+    with psycopg.connect(url, autocommit=True) as conn:
+        conn.execute(
+            "create function slow() returns trigger language plpgsql as $$ begin "
+            "perform pg_advisory_xact_lock_shared(77); return new; end $$; "
+            "create trigger slow before insert on poolkeeper.operations "
+            "for each row execute function slow()"
+        )
+
+
+def prepare_tables(server, url):
+    """Have the tables made, and creation held."""
+    with events(server, create(server, {**BACKFILL, "name": "first"})["id"]) as followed:
+        wait_for(followed, "end")
+    hold_creation(url)
+
+
+def test_a_creation_that_takes_too_long_is_in_doubt_and_may_be_sent_again(postgres):
+    """502 and retryable: whether it is there or not, the same request makes one of it."""
+    make_things(postgres.url)
+    with serve(postgres.url) as server:
+        server.start()
+        prepare_tables(server, postgres.url)
+        with barrier(postgres.url):
+            late = ask(server, "POST", "", BACKFILL, **{"x-timeout-ms": "300"})
+        problem = late.json()
+        assert (late.status_code, problem["outcome"], problem["retryable"]) == (
+            502,
+            "unknown",
+            True,
+        )
+        assert problem["type"] == "urn:poolkeeper:problem:operation-in-doubt"
+        assert "took longer than 0.3 s" in problem["detail"]
+        assert ask(server, "POST", "", BACKFILL).status_code in {200, 201}
+        with events(server, "update%20things") as followed:
+            wait_for(followed, "end", state="done")
+        assert len(ask(server, "GET", "?all=true").json()["operations"]) == 2
+        assert things(postgres.url) == {2: ROWS}
+
+
+def test_a_creation_whose_connection_is_lost_for_good_is_in_doubt(crashable_postgres):
+    """It was sent: that nothing was executed would be a guess."""
+    url = crashable_postgres.dsn()
+    make_things(url)
+    with serve(url, env={"POOL_OUTAGE_PATIENCE": "0.2"}) as server, ThreadPoolExecutor() as clients:
+        server.start()
+        prepare_tables(server, url)
+        # The barrier's own connection is lost, too.
+        with contextlib.suppress(psycopg.OperationalError), barrier(url):
+            sent = clients.submit(ask, server, "POST", "", BACKFILL)
+            until(lambda: active(url, "insert into poolkeeper.operations"))
+            crashable_postgres.crash()
+            answer = sent.result()
+        assert answer.status_code == 502, answer.text
+        assert answer.json()["type"] == "urn:poolkeeper:problem:operation-in-doubt"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from poolkeeper.server.status_page import secrets_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from poolkeeper.operations.model import OperationStatus
     from poolkeeper.server.parts import Parts
@@ -18,18 +18,28 @@ _LONGEST_RAW: Final = 8 * 1024
 """Of a rejected row that much is shown; it may be as long as a file."""
 
 
+def operation_documents(parts: Parts, statuses: Iterable[OperationStatus]) -> list[dict[str, Any]]:
+    """Each as `operation_document`."""
+    secrets = secrets_of(parts)
+    return [secrets.clean(_facts(parts, status)) for status in statuses]
+
+
 def operation_document(parts: Parts, status: OperationStatus) -> dict[str, Any]:
     """Everything about one operation, without secrets.
 
     ``waiting_for`` says why it does not go on right now, if this server works on it.
     """
+    [document] = operation_documents(parts, [status])
+    return document
+
+
+def _facts(parts: Parts, status: OperationStatus) -> dict[str, Any]:
     parts.operations.known = True
     document = status.to_dict()
     # What it was asked to do, beside what that means.
     document["spec"] = {key: value for key, value in status.spec.items() if key != "asked"}
     document["waiting_for"] = parts.operations.waiting_for(status.id)
-    cleaned: dict[str, Any] = secrets_of(parts).clean(document)
-    return cleaned
+    return document
 
 
 def reject_document(reject: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,9 +9,14 @@ from urllib.parse import quote
 
 from poolkeeper.exceptions import ConnectionPoolError
 from poolkeeper.operations.worker import SENT_BEFORE
-from poolkeeper.server.departure import WhileWanted
+from poolkeeper.server.departure import ClientGoneError, WhileWanted
 from poolkeeper.server.interrupt import DeadlineExceededError
-from poolkeeper.server.operations.documents import encoded, operation_document, reject_document
+from poolkeeper.server.operations.documents import (
+    encoded,
+    operation_document,
+    operation_documents,
+    reject_document,
+)
 from poolkeeper.server.operations.watch import END_MARK, ENDED
 from poolkeeper.server.status import OperationInDoubtError
 
@@ -114,7 +119,7 @@ class ListJob(OperationJob):
         """See ``OperationJob``."""
         looked = self.operations.list(finished=self._finished, limit=self._limit)
         found = await self.within(visit, looked)
-        return encoded({"operations": [operation_document(self._parts, one) for one in found]})
+        return encoded({"operations": operation_documents(self._parts, found)})
 
 
 class ShowJob(OperationJob):
@@ -216,10 +221,12 @@ class EventsJob(OperationJob):
             await visit.send({"type": "http.response.body", "body": b""})
             return
         following = self._parts.watches.follow(operation.status)
-        async with contextlib.aclosing(following):
-            with WhileWanted(visit.leaving):
-                async for frame in following:
-                    await visit.send(
-                        {"type": "http.response.body", "body": frame, "more_body": True}
-                    )
+        # That its watcher leaves is how most streams end.
+        with contextlib.suppress(ClientGoneError):
+            async with contextlib.aclosing(following):
+                with WhileWanted(visit.leaving):
+                    async for frame in following:
+                        await visit.send(
+                            {"type": "http.response.body", "body": frame, "more_body": True}
+                        )
         await visit.send({"type": "http.response.body", "body": b""})

@@ -144,19 +144,19 @@ class _Watch:
         look = asyncio.ensure_future(operations.get(str(self._status.id)))
         try:
             await asyncio.wait({look}, timeout=_SLOW)
-            if not look.done():
+            if not (look.done() or self._here):
                 self._wait("The database does not answer")
             found = await look
         except OperationNotFoundError:
             self._end(self._status)
         except PoolClosedError:
             self._finish()
-        except (ConnectionPoolError, OSError) as error:
-            self._wait(told(error))
         except Exception as error:
-            if not is_driver_error(error):
+            if not (isinstance(error, ConnectionPoolError | OSError) or is_driver_error(error)):
                 raise
-            self._wait(told(error))
+            # The worker says it better, if it is one of ours.
+            if not self._here:
+                self._wait(told(error))
         else:
             if not self._here or _seen(found.status) != _seen(self._status):
                 self._here = False

@@ -142,13 +142,23 @@ class OperationsWork:
         self._stop.set()
 
     async def end(self, timeout: float) -> None:
-        """Return when everything is laid down, after ``timeout`` seconds at the most."""
+        """Return when everything is laid down and closed, after ``timeout`` seconds at the most."""
         self.stop()
-        if self._task is None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        if self._task is not None:
+            await asyncio.wait({self._task}, timeout=min(_LAST_CHUNK, timeout))
+            self._task.cancel()
+            await asyncio.wait({self._task}, timeout=max(0.0, deadline - loop.time()))
+        if self._operations is None:
             return
-        await asyncio.wait({self._task}, timeout=min(_LAST_CHUNK, timeout))
-        self._task.cancel()
-        await asyncio.wait({self._task}, timeout=max(0.0, timeout))
+        closing = asyncio.ensure_future(self._operations.close())
+        await asyncio.wait({closing}, timeout=max(0.0, deadline - loop.time()))
+        if not closing.done():
+            # Whoever goes on finds the lease of what could not be laid down.
+            self._operations.terminate()
+            closing.cancel()
+            await asyncio.wait({closing})
 
     async def _work(self) -> None:
         _log.info("operations_worker_started", extra={"concurrency": self.concurrency})
