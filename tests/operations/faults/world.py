@@ -94,6 +94,11 @@ class World:
                 self._admin = await asyncpg.connect(self.url)
             yield self._admin
 
+    @property
+    def maker(self) -> Any:
+        """The operations of whoever creates them."""
+        return self._maker.operations
+
     async def query(self, sql: str, *args: Any) -> list[Any]:
         """Ask the server past every proxy."""
         async with self.admin() as admin:
@@ -104,8 +109,8 @@ class World:
         job = kind(self.directory)
         async with self.admin() as admin:
             await job.make(admin)
-        job.register(self._maker.operations)
-        return job, await job.create(self._maker.operations)
+        job.register(self.maker)
+        return job, await job.create(self.maker)
 
     async def judge(self, job: Job, where: str, state: str = "done") -> Books:
         """Look at what a job has left."""
