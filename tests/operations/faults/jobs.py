@@ -189,5 +189,33 @@ class Load(Job):
         return Counter(row["n"] for row in await admin.fetch(f"SELECT n FROM {self.table}"))
 
 
-JOBS: dict[str, type[Job]] = {job.kind: job for job in (Custom, Backfill, Load)}
+class Export(Job):
+    """A table to one CSV file."""
+
+    kind = "export"
+    size = 2
+    rows = 6
+    has_writers = False
+
+    async def make(self, admin):
+        self.path = self.directory / f"{self.name}.csv"
+        self.wanted = Counter(f"{n},{'x' * (n + 1)}" for n in range(self.rows))
+        await admin.execute(
+            f"CREATE TABLE {self.table} (id int PRIMARY KEY, text text);"
+            f"INSERT INTO {self.table} SELECT n, repeat('x', n + 1)"
+            f"  FROM generate_series(0, {self.rows - 1}) n"
+        )
+
+    async def create(self, operations):
+        return await operations.export(self.path, table=self.table, name=self.name)
+
+    async def found(self, admin):
+        if not self.path.exists():
+            return Counter()
+        header, *rows = self.path.read_text().splitlines()
+        assert header == "id,text"
+        return Counter(rows)
+
+
+JOBS: dict[str, type[Job]] = {job.kind: job for job in (Custom, Backfill, Load, Export)}
 """By kind."""
