@@ -26,7 +26,7 @@ WRITER = "substr(current_setting('application_name'), 19)"
 _numbers = itertools.count(1)
 
 
-class _Fixed:
+class Fixed:
     """Instead of ``ChunkSize``: which segment is which must not depend on the time."""
 
     def __init__(self, size: int) -> None:
@@ -66,7 +66,7 @@ class Job(ABC):
         """Let chunks of this kind be so small that a few rows take several."""
         if cls.size is not None:
             monkeypatch.setattr(
-                "poolkeeper.operations.runner.ChunkSize", lambda sizing: _Fixed(cls.size)
+                "poolkeeper.operations.runner.ChunkSize", lambda sizing: Fixed(cls.size)
             )
 
     @abstractmethod
