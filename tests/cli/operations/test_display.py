@@ -142,6 +142,7 @@ def test_a_narrow_terminal_is_not_overfilled(postgres, tmp_path) -> None:
     # what is visible: without the sequences that colour it and go back up
     visible = [_visible(line) for line in drawn]
     assert max(len(line) for line in visible) <= 40
+    assert "MB" not in output
 
 
 def _visible(line):
@@ -158,24 +159,42 @@ def _visible(line):
 
 
 def test_a_log_holds_text_and_nothing_a_terminal_would_obey(postgres, tmp_path) -> None:
-    """Not even where a file has such a name."""
+    """Not even where a file has such a name, and its rows are bad."""
     make_orders(postgres.url)
     orders = write_orders(tmp_path / "red \x1b[31m\x07 \u202eorders.csv")
+    with orders.open("a") as file:
+        file.write("\x1b[31m,bad\n")
     with held(postgres.url) as hold:
-        with Process(postgres.url, "load", str(orders), "--into", "orders") as first:
-            session = hold.wait_until_reached(first)
-            first.kill()
         with Process(postgres.url, "load", str(orders), "--into", "orders") as process:
-            hold.wait_until_reached(process, besides=[session])
+            session = hold.wait_until_reached(process)
+            process.kill()
+        with Process(postgres.url, "load", str(orders), "--into", "orders") as process:
+            session = hold.wait_until_reached(process, besides=[session])
+            process.signal()
+            process.wait_for("stopping")
             hold.release()
-            code, out, err = process.end()
-    assert code == 0
-    for text in (out, err):
+            code, _, interrupted = process.end()
+            assert code == 130
+    with Process(postgres.url, "load", str(orders), "--into", "orders") as process:
+        code, _, failed = process.end()
+        assert code == 1
+    options = ("--into", "orders", "--on-bad-row", "reject")
+    with Process(postgres.url, "load", str(orders), *options) as process:
+        code, out, err = process.end()
+        assert code == 0
+    with Process(postgres.url, "operations", "list", "--all") as process:
+        listed = process.end()[1]
+    with Process(postgres.url, "operations", "show", _name(postgres)) as process:
+        shown = process.end()[1]
+    assert "rejected" in err
+    for text in (interrupted, failed, out, err, listed, shown):
         assert text
         assert not [c for c in text if not c.isprintable() and c != "\n"]
-    with Process(postgres.url, "operations", "list", "--all") as process:
-        out = process.end()[1]
-    assert not [c for c in out if not c.isprintable() and c != "\n"]
+
+
+def _name(postgres):
+    query = "select id from poolkeeper.operations"
+    return postgres.server.psql(query, database=postgres.name)
 
 
 def test_quiet_says_nothing_but_errors(postgres, tmp_path) -> None:

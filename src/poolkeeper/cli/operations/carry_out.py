@@ -17,7 +17,15 @@ from poolkeeper.cli.operations.database import Database, loop_factory
 from poolkeeper.cli.operations.interrupt import Interrupt
 from poolkeeper.cli.operations.logs import logs_told_to
 from poolkeeper.cli.operations.view import Lines, Silent, View
-from poolkeeper.cli.operations.words import clean, duration, outages, place, rows, same_command
+from poolkeeper.cli.operations.words import (
+    clean,
+    duration,
+    outages,
+    place,
+    printable,
+    rows,
+    same_command,
+)
 from poolkeeper.exceptions import ConnectionPoolError
 from poolkeeper.operations import OperationError, OperationState
 from poolkeeper.operations.owner import Owner
@@ -150,13 +158,13 @@ async def _see_through(operation: Operation, view: View, interrupt: Interrupt, h
         if status.state is OperationState.FAILED:
             print(_failed(status), file=sys.stderr)
         elif not isinstance(stopped_by, OperationError):
-            print(_interrupted(status, how), file=sys.stderr)
+            print(printable(_interrupted(status, how)), file=sys.stderr)
         raise stopped_by
     if status.state is OperationState.DONE:
         if not (how.quiet or how.as_json):
             print(_summary(status, view))
         return 0
-    print(_interrupted(status, how), file=sys.stderr)
+    print(printable(_interrupted(status, how)), file=sys.stderr)
     return interrupt.exit_code or RUNTIME_FAILURE
 
 

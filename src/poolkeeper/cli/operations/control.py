@@ -321,7 +321,7 @@ def _tell(status: OperationStatus, text: str, *, as_json: bool) -> None:
     if as_json:
         _print_json(status.to_dict())
     else:
-        print(f"{clean(status.name)}: {text}")
+        print(clean(f"{status.name}: {text}"))
 
 
 def _print_json(document: Any) -> None:

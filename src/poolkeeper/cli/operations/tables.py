@@ -92,8 +92,8 @@ def print_rejects(found: Sequence[dict[str, Any]], status: OperationStatus) -> N
         print(f"    {clean(_text(row['raw']))}")
     if len(found) < status.rows_rejected:
         print(
-            f"{len(found):,} of {status.rows_rejected:,}; all of them: "
-            f"`{command('operations', 'rejects', status.name, '--csv', 'rejects.csv')}`",
+            f"{len(found):,} of {status.rows_rejected:,}; all of them: `"
+            f"{clean(command('operations', 'rejects', status.name, '--csv', 'rejects.csv'))}`",
             file=sys.stderr,
         )
 

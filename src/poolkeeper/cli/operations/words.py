@@ -19,10 +19,15 @@ _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 def clean(text: str) -> str:
     """Give ``text`` on one line, without control characters: names and errors come from others."""
+    return printable(text.strip().replace("\n", " ").replace("\t", " "))
+
+
+def printable(text: str) -> str:
+    """Give ``text`` without control characters, apart from the ends of its lines."""
     return "".join(
-        " " if character in "\n\t" else character
-        for character in text.strip()
-        if character in "\n\t" or unicodedata.category(character) not in {"Cc", "Cf", "Cs"}
+        character
+        for character in text
+        if character == "\n" or unicodedata.category(character) not in {"Cc", "Cf", "Cs"}
     )
 
 
