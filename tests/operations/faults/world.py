@@ -49,7 +49,9 @@ def _configuration() -> PoolConfig:
 
 def manager_on(url: str, **options: Any) -> ConnectionPoolManager:
     """A pool, not open yet, whose operations are what is tested."""
-    return ConnectionPoolManager(_configuration().with_changes(database_url=url, **options))
+    connect_kwargs = options.pop("connect_kwargs", {})
+    config = _configuration().with_changes(database_url=url, **options)
+    return ConnectionPoolManager(config, **connect_kwargs)
 
 
 @dataclass(frozen=True)
