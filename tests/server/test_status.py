@@ -2,10 +2,12 @@
 
 from random import Random
 
+import asyncpg
 import psycopg
 import pytest
 
 from poolkeeper import exceptions
+from poolkeeper.operations import errors as operations
 from poolkeeper.server.answers import neon_answer, problem_answer, situation
 from poolkeeper.server.execute import (
     CopyRefusedError,
@@ -21,6 +23,7 @@ from poolkeeper.server.status import (
     SQL_RULES,
     BodyTimeoutError,
     BodyTooLargeError,
+    OperationInDoubtError,
     PausedError,
     ReadOnlyDeclaredError,
     ReadOnlyRefusedError,
@@ -115,6 +118,14 @@ CASES = [
     (StartingError(), 503, 503, "57P03", "not_executed"),
     (exceptions.PoolClosedError("closed"), 503, 503, "57P01", "not_executed"),
     (exceptions.LedgerUnavailableError("none"), 501, 501, "55000", "not_executed"),
+    (operations.OperationNotFoundError("none"), 404, 404, "", "not_executed"),
+    (operations.OperationConflictError("taken"), 409, 409, "", "not_executed"),
+    (operations.OperationsUnavailableError("none"), 501, 501, "55000", "not_executed"),
+    (operations.NotHereError("no file"), 422, 422, "", "not_executed"),
+    (OperationInDoubtError("late"), 502, 502, "08007", "unknown"),
+    # of the connections of operations
+    (asyncpg.InsufficientPrivilegeError("no"), 400, 403, "42501", "rolled_back"),
+    (asyncpg.UndefinedTableError("where?"), 400, 400, "42P01", "rolled_back"),
     (ShutDownError(), 503, 503, "57P01", "rolled_back"),
     (TransactionLostError("gone"), 503, 503, "08006", "rolled_back"),
     (exceptions.TransactionRolledBackError("gone"), 503, 503, "08006", "rolled_back"),

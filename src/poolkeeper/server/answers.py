@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import psycopg
 
 from poolkeeper import exceptions, sqlstate
+from poolkeeper.outcomes import is_driver_error
 from poolkeeper.server import execute, status, telling
 from poolkeeper.server.neon.request import BadRequestError
 from poolkeeper.server.turned_away import RateLimitedError, TooManyRequestsError
@@ -311,10 +312,10 @@ _OUTCOME_WORDS: Mapping[Outcome, str] = {
 
 
 def _code(error: BaseException, rule: Rule) -> str:
-    if isinstance(error, psycopg.Error):
-        return error.sqlstate or ""
     if isinstance(error, BadRequestError):
         return error.code
+    if is_driver_error(error) and not isinstance(error, exceptions.ConnectionPoolError):
+        return getattr(error, "sqlstate", None) or ""
     if isinstance(error, status.ReadOnlyDeclaredError):
         return sqlstate.READ_ONLY_TRANSACTION
     if isinstance(error, exceptions.DatabaseUnavailableError):

@@ -292,9 +292,9 @@ RULES: Mapping[type[BaseException], Rule] = {
         "08007",
         "operation-in-doubt",
         "unknown",
-        retryable=True,
         proxy_error="connection_terminated",
-        suggestion="send the request again: sent twice, it is done once.",
+        suggestion="look at GET /v1/operations, or send the request again: without `again` it is "
+        "done once.",
     ),
     # after sending
     ShutDownError: _again(sqlstate.ADMIN_SHUTDOWN, "shut-down", "rolled_back"),
@@ -352,7 +352,7 @@ def rule_for(error: BaseException) -> Rule:
     if isinstance(error, psycopg.Error) or (
         is_driver_error(error) and not isinstance(error, exceptions.ConnectionPoolError)
     ):
-        return SQL_RULES.get(sqlstate.sqlstate_of(error) or "", SQL_ERROR)
+        return SQL_RULES.get(getattr(error, "sqlstate", None) or "", SQL_ERROR)
     for kind in type(error).__mro__:
         if kind in RULES:
             return RULES[kind]
