@@ -176,6 +176,23 @@ def test_ctrl_c_ends_the_watching_and_not_the_work(postgres, orders) -> None:
     assert all_there_once(postgres.url)
 
 
+def test_watching_what_fails_ends_with_the_reason(postgres, tmp_path) -> None:
+    """And with exit code 1, for scripts that wait."""
+    make_orders(postgres.url)
+    orders = tmp_path / "orders.csv"
+    orders.write_text("id,note\nx,one\n", encoding="utf-8")
+    with load(postgres, orders, "--detach") as process:
+        assert process.end()[0] == 0
+    with Process(postgres.url, "operations", "watch", NAME) as watching:
+        watching.wait_for("waiting: no worker has it")
+        with Process(postgres.url, "worker", "--until-idle") as worker:
+            assert worker.end()[0] == 0
+        code, out, err = watching.end()
+    assert (code, out) == (1, "")
+    assert f"{NAME}: failed: " in err
+    assert "line 2" in err
+
+
 def test_nothing_is_made_by_looking(postgres, operations) -> None:
     """Where there never was an operation, there are no tables of operations either."""
     done = operations("list")

@@ -165,21 +165,22 @@ def test_a_log_holds_text_and_nothing_a_terminal_would_obey(postgres, tmp_path) 
     with orders.open("a") as file:
         file.write("\x1b[31m,bad\n")
     with held(postgres.url) as hold:
-        with Process(postgres.url, "load", str(orders), "--into", "orders") as process:
+        command = ("load", str(orders), "--into", "orders")
+        # as CI systems set it
+        with Process(postgres.url, *command, FORCE_COLOR="1") as process:
             session = hold.wait_until_reached(process)
             process.kill()
-        with Process(postgres.url, "load", str(orders), "--into", "orders") as process:
+        with Process(postgres.url, *command, FORCE_COLOR="1") as process:
             session = hold.wait_until_reached(process, besides=[session])
             process.signal()
             process.wait_for("stopping")
             hold.release()
             code, _, interrupted = process.end()
             assert code == 130
-    with Process(postgres.url, "load", str(orders), "--into", "orders") as process:
+    with Process(postgres.url, *command) as process:
         code, _, failed = process.end()
         assert code == 1
-    options = ("--into", "orders", "--on-bad-row", "reject")
-    with Process(postgres.url, "load", str(orders), *options) as process:
+    with Process(postgres.url, *command, "--on-bad-row", "reject") as process:
         code, out, err = process.end()
         assert code == 0
     with Process(postgres.url, "operations", "list", "--all") as process:

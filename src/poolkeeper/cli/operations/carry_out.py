@@ -90,7 +90,8 @@ def make_view(title: str, *, quiet: bool) -> View:
     if quiet:
         return Silent()
     console = Console(stderr=True, highlight=False, soft_wrap=False)
-    if console.is_terminal and not console.is_dumb_terminal:
+    # Not console.is_terminal: FORCE_COLOR, which many CI systems set, makes no terminal of a log.
+    if sys.stderr.isatty() and not console.is_dumb_terminal:
         return Bar(title, console)
     return Lines()
 
