@@ -138,6 +138,24 @@ async def test_change_in_the_middle_of_what_was_loaded_is_found(pool, admin, tmp
             await load.go_on()
 
 
+async def test_another_worker_compares_what_was_loaded(pool, admin, tmp_path):
+    """It has never seen the file as it was."""
+    path = tmp_path / "rows.csv"
+    data = "n,s\n" + "".join(f"{n},{'x' * 1000}\n" for n in range(ROWS))
+    path.write_text(data)
+    async with Halfway(pool, admin, path, number=300) as load:
+        load.run.cancel()
+        await asyncio.wait({load.run})
+    at = data.index("\n100,") + 10
+    path.write_text(data[:at] + "y" + data[at + 1 :])
+    with pytest.raises(SourceChangedError, match=r"already loaded, between bytes"):
+        await (await pool.operations.load(path, into="t")).run()
+    path.write_text(data)
+    status = await (await pool.operations.load(path, into="t")).run()
+    assert status.rows_done == ROWS
+    assert await numbers(admin) == list(range(ROWS))
+
+
 async def test_missing_file_leaves_the_load_to_another_process(pool, admin, path):
     """It may be on another machine; with it back, the load goes on."""
     async with Halfway(pool, admin, path) as load:
