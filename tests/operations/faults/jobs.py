@@ -97,7 +97,7 @@ class Job(ABC):
         found = await self.found(admin)
         if state == "done":
             findings += check_rows(self.wanted, found)
-            if books.operation["seq"] < self.chunks:
+            if books.operation["state"] == "done" and len(books.chunks) < self.chunks:
                 raise AssertionError(f"{self.name} took no more than {len(books.chunks)} chunks")
         else:
             findings += check_rows(self.wanted & found, found)
@@ -193,8 +193,9 @@ class Export(Job):
     """A table to one CSV file."""
 
     kind = "export"
-    size = 2
-    rows = 6
+    # so many rows are looked at a time, and a chunk is several of those
+    size = 1
+    rows = 10
     has_writers = False
 
     async def make(self, admin):

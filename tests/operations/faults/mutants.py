@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from poolkeeper.operations import OperationState, runner, store, worker
+from poolkeeper.operations.backfill.sql import Statements
 from poolkeeper.operations.owner import Owner
 
 NO_EPOCH = "$2::bigint is not null"
@@ -108,3 +109,15 @@ def _edit(monkeypatch, name, *changes):
         assert text.count(old) == 1, f"{name} has no {old!r}"
         text = text.replace(old, new)
     monkeypatch.setattr(store, name, text)
+
+
+def locked_rows_skipped(monkeypatch):
+    """What somebody else has locked is left for later, and the cursor moves on."""
+    work = Statements.work
+
+    def mutant(statements, after, to, **options):
+        sql, values = work(statements, after, to, **options)
+        unlocked = f"SELECT ctid FROM {statements.table} FOR UPDATE SKIP LOCKED"
+        return f"{sql} {'AND' if ' WHERE ' in sql else 'WHERE'} ctid IN ({unlocked})", values
+
+    monkeypatch.setattr(Statements, "work", mutant)

@@ -1,7 +1,7 @@
 """A worker in a process of its own: ``python -m tests.operations.faults.process URL LEASE``.
 
 It says on standard output, a word a line, what is of interest: ``ready``, ``claimed``, ``fenced``
-(a chunk was done and not committed, because the claim was lost), ``follows``.
+(a chunk is not committed, or not begun, because the claim was lost), ``follows``.
 """
 
 from __future__ import annotations
@@ -59,7 +59,14 @@ async def _work(url: str, lease: float) -> None:
 
 
 class _Telling(Store):
-    """Says when the claim was lost under a chunk."""
+    """Says when a chunk, or what should become one, finds that the claim was lost."""
+
+    @staticmethod
+    async def attach(*arguments, **options):
+        status = await Store.attach(*arguments, **options)
+        if status is None:
+            _say("fenced")
+        return status
 
     @staticmethod
     async def checkpoint(*arguments, **options):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import asyncpg
 import pytest
 
 from poolkeeper.testing.checker import Kind
 from tests.faults.points import at_once
 from tests.operations.faults import mutants
 from tests.operations.faults.frozen import freeze
-from tests.operations.faults.jobs import Custom
+from tests.operations.faults.jobs import Backfill, Custom
 from tests.operations.faults.test_every_segment import AT_ONCE, beginning, second_chunk
 from tests.operations.faults.test_frozen import sessions_survive  # noqa: F401 - a fixture
 from tests.operations.faults.world import RUN_SECONDS, Point
@@ -57,3 +60,33 @@ async def test_a_freeze_at_every_segment_catches(world, monkeypatch, plant, kind
     assert not world.findings, "without a fault nobody could tell"
     await at_once((freeze(world, Custom, place) for place in places(steps)), AT_ONCE)
     assert kind in verdict(world), world.verdict()
+
+
+@pytest.mark.parametrize(
+    ("plant", "found"),
+    [(lambda monkeypatch: None, set()), (mutants.locked_rows_skipped, {Kind.LOST})],
+    ids=["ours", "skipped"],
+)
+async def test_a_row_locked_by_somebody_else_catches(world, monkeypatch, plant, found):
+    """A cursor that has passed a row never comes back to it; ours waits for the lock."""
+    plant(monkeypatch)
+    Backfill.small_chunks(monkeypatch)
+    job, operation = await world.new(Backfill)
+    waits = """
+        SELECT count(*) FROM pg_stat_activity
+         WHERE wait_event_type = 'Lock' AND datname = current_database()"""
+    other = await asyncpg.connect(world.url)
+    try:
+        async with world.worker(job) as ours, asyncio.timeout(RUN_SECONDS):
+            transaction = other.transaction()
+            await transaction.start()
+            await other.execute(f"SELECT FROM {job.table} WHERE id = 3 FOR UPDATE")
+            running = asyncio.create_task((await ours.get(str(operation.status.id))).run())
+            while not running.done() and not (await world.query(waits))[0][0]:
+                await asyncio.sleep(0.01)
+            await transaction.rollback()
+            await running
+    finally:
+        await other.close()
+    await world.judge(job, "locked row")
+    assert verdict(world) == found

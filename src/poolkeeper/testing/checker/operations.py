@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator, Mapping, Sequence
 
 _OPERATION: Final = """
-select id, name, state, epoch, seq, cursor::text as cursor, rows_done, rows_rejected
+select id, name, state, epoch, seq, cursor::text as cursor, rows_done, rows_rejected,
+       error
   from poolkeeper.operations where name = $1 or id::text = $1 order by created_at desc limit 1"""
 _CHUNKS: Final = """
 select seq, epoch, owner, cursor_from::text as cursor_from, cursor_to::text as cursor_to, rows,
@@ -100,7 +101,8 @@ def _findings(books: Books, state: str) -> Iterator[Finding]:
     operation, chunks = books.operation, books.chunks
     name = operation["name"]
     if operation["state"] != state:
-        yield Finding(Kind.NO_SERVICE, f"{name} is {operation['state']}, not {state}")
+        reason = f": {operation['error']}" if operation["error"] else ""
+        yield Finding(Kind.NO_SERVICE, f"{name} is {operation['state']}, not {state}{reason}")
     numbers = [chunk["seq"] for chunk in chunks]
     if numbers != list(range(operation["seq"])):
         yield Finding(
