@@ -19,9 +19,10 @@ from poolkeeper.operations.errors import (
     OperationStoppedError,
 )
 from poolkeeper.operations.model import OperationState, OperationStatus
-from poolkeeper.operations.runner import Report, Runner
+from poolkeeper.operations.runner import CONFLICTS, Report, Runner
 from poolkeeper.operations.store import Claim, Store
-from poolkeeper.outcomes import is_driver_error
+from poolkeeper.outcomes import LOST, is_driver_error
+from poolkeeper.sqlstate import READ_ONLY_TRANSACTION, sqlstate_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -37,6 +38,9 @@ _logger = logging.getLogger("poolkeeper")
 
 POLL_SECONDS: Final = 0.5
 """How often the database is asked for work, or how work of others is going."""
+
+INSUFFICIENT_RESOURCES: Final = "53"
+"""Class of SQLSTATEs: no memory, no space, no connection, for now."""
 
 NOT_HERE_SECONDS: Final = 60.0
 """For so long an operation that cannot be done here is left to others."""
@@ -92,9 +96,9 @@ class Worker:
                 else:
                     status = await self._look(id_)
                     report(Report(status, f"{status.owner_place} works on it"))
-            except (PoolClosedError, PoolUsageError, OperationError):
-                raise
-            except ConnectionPoolError as error:
+            except Exception as error:
+                if not _is_away(error):
+                    raise
                 away_since = away_since or monotonic()
                 if patience is not None and monotonic() - away_since > patience:
                     raise
@@ -131,9 +135,9 @@ class Worker:
                 if len(running) < concurrency:
                     try:
                         claim = await self._claim()
-                    except (PoolClosedError, PoolUsageError):
-                        raise
-                    except ConnectionPoolError as error:
+                    except Exception as error:
+                        if not _is_away(error):
+                            raise
                         _logger.debug("no work can be looked for: %s", error)
                     else:
                         if claim is None and not running and until_idle:
@@ -161,8 +165,9 @@ class Worker:
         except OperationError as error:
             # It is in the table, for whoever asks.
             _logger.debug("an operation has ended: %s", error)
-        except ConnectionPoolError as error:
-            if not isinstance(error, PoolClosedError):
+        except Exception as error:
+            # Then it is somebody else's, or will be found again when the database is back.
+            if not isinstance(error, PoolClosedError) and not _is_away(error):
                 raise
 
     async def _claim(self, only: UUID | None = None) -> Claim | None:
@@ -287,6 +292,21 @@ async def ask(pool: Pool, work: Callable[[Any], Coroutine[Any, Any, Any]]) -> An
                 raise
         finally:
             pool.release(lease)
+
+
+def _is_away(error: Exception) -> bool:
+    """Whether the database cannot be used now, such as in a failover, and may be later."""
+    if isinstance(error, ConnectionPoolError):
+        return not isinstance(error, PoolClosedError | PoolUsageError | OperationError)
+    if not is_driver_error(error):
+        return isinstance(error, OSError)
+    code = sqlstate_of(error) or ""
+    return (
+        code in LOST
+        or code in CONFLICTS
+        or code == READ_ONLY_TRANSACTION
+        or code.startswith(INSUFFICIENT_RESOURCES)
+    )
 
 
 class _ChunksOf:

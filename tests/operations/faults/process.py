@@ -13,7 +13,7 @@ import subprocess
 import sys
 from typing import Self
 
-from poolkeeper.operations import Step, custom, runner
+from poolkeeper.operations import Step, runner
 from poolkeeper.operations.store import Store
 from tests.operations.faults.jobs import Custom, Fixed
 from tests.operations.faults.world import manager_on
@@ -31,9 +31,6 @@ class Paced(Custom):
         return Step(n + 1, rows=1, done=n + 1 >= rows)
 
 
-custom("count")(Paced.step)
-
-
 def _say(word: str) -> None:
     os.write(1, f"{word}\n".encode())
 
@@ -43,6 +40,7 @@ async def _work(url: str, lease: float) -> None:
     async with manager:
         operations = manager.operations
         operations.lease_seconds = lease
+        operations.custom("count")(Paced.step)
         stop = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
         owner = operations._owner.id

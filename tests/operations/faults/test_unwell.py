@@ -1,0 +1,80 @@
+"""A database that answers, and refuses: workers wait until it does not any more."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from poolkeeper.operations import OperationState
+from tests.operations.faults.jobs import Custom
+from tests.operations.faults.process import Paced
+from tests.operations.faults.world import RUN_SECONDS
+
+pytestmark = pytest.mark.asyncio
+
+
+class Read:
+    """A database as a failover leaves it: sessions end, new ones find that it is read-only."""
+
+    def __init__(self, world):
+        self._world = world
+
+    async def only(self, on):
+        name = (await self._world.query("SELECT current_database()"))[0][0]
+        # as an administrator who may write all the same
+        await self._world.query("SELECT set_config('default_transaction_read_only', 'off', false)")
+        await self._world.query(
+            f"ALTER DATABASE {name} SET default_transaction_read_only = {'on' if on else 'off'}"
+        )
+        await self._world.query(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+            " WHERE application_name LIKE 'poolkeeper worker%' AND datname = current_database()"
+        )
+
+
+async def test_workers_wait_while_the_database_is_read_only(world):
+    """One in the middle of its work, one that only looks for some, one that follows another."""
+    job, operation = await world.new(Paced)
+    read = Read(world)
+    waits = asyncio.Event()
+    stop = asyncio.Event()
+
+    def see(report):
+        if "read-only" in (report.waiting_for or ""):
+            waits.set()
+
+    async with (
+        world.worker(job) as ours,
+        world.worker(job) as followers,
+        world.worker(job) as idle,
+        asyncio.timeout(RUN_SECONDS),
+    ):
+        handle = await ours.get(str(operation.status.id))
+        running = asyncio.create_task(handle.run(report=see))
+        looking = asyncio.create_task(idle.work(stop=stop))
+        while not handle.status.seq:
+            await asyncio.sleep(0.01)
+        follower = await followers.get(str(operation.status.id))
+        following = asyncio.create_task(follower.run())
+        await read.only(True)
+        await waits.wait()
+        # the others have asked by then, more than once
+        await asyncio.sleep(0.3)
+        assert not running.done()
+        assert not following.done()
+        assert not looking.done()
+        await read.only(False)
+        seen = handle.status.seq
+        while handle.status.seq <= seen:
+            await asyncio.sleep(0.01)
+        other, second = await world.new(Custom)
+        while (await second.refresh()).state is not OperationState.DONE:
+            await asyncio.sleep(0.01)
+        stop.set()
+        await looking
+        await operation.cancel()
+        await asyncio.wait({running, following})
+    await world.judge(job, "read-only", "cancelled")
+    await world.judge(other, "read-only")
+    assert not world.verdict()
