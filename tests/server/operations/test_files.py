@@ -125,6 +125,42 @@ def test_what_somebody_has_put_into_the_table_does_not_lead_out_either(people, h
         assert names(people) == ["Ann", "Ben"]
 
 
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [("directory", "/tmp"), ("file", "../out.csv"), ("export", "/../../x"), (None, None)],
+)
+def test_no_forged_export_writes_elsewhere(served, people, home, where, value):
+    """Directory, name of the file and checkpoint are all checked; a true one is done."""
+    with psycopg.connect(people, autocommit=True) as conn:
+        conn.execute("insert into people values (1, 'Ann')")
+    first = create(served, {"kind": "export", "to": "first.csv", "table": "people"})
+    with events(served, first["id"]) as followed:
+        assert wait_for(followed, "end")["state"] == "done"
+    assert (home / "first.csv").read_text().splitlines() == ["id,name", "1,Ann"]
+    with psycopg.connect(people) as conn:
+        spec = conn.execute("select spec from poolkeeper.operations").fetchone()[0]
+        query = "select cursor_from from poolkeeper.chunks order by seq limit 1"
+        cursor = conn.execute(query).fetchone()[0]
+    spec["file"] = "second.csv"
+    if where == "export":
+        cursor["export"] = value
+    elif where is not None:
+        spec[where] = value
+    forge(people, "export", spec, cursor)
+    if where is None:
+        until((home / "second.csv").exists)
+        return
+    [(_, state, error)] = until(lambda: [row for row in ask_table(people) if row[2] is not None])
+    assert state == "pending"
+    assert "not a file below the directory" in error
+    assert sorted(path.name for path in home.glob("*.csv")) == [
+        "first.csv",
+        "link.csv",
+        "people.csv",
+    ]
+    assert not (home.parent / "out.csv").exists()
+
+
 def test_a_forged_operation_on_files_is_not_even_taken_up_without_a_directory(people):
     """Other operations are."""
     with serve(people) as server:

@@ -108,6 +108,27 @@ def test_a_server_that_goes_down_lays_its_operation_down_for_the_next(postgres):
     assert noted(postgres.url) == (ROWS, ROWS)
 
 
+def test_operations_are_laid_down_before_the_delay_of_a_drain_is_over(postgres):
+    """Load balancers are waited for, and another server need not wait for them."""
+    make_things(postgres.url)
+    with (
+        serve(postgres.url, "--drain-delay=3600") as server,
+        serve(postgres.url, "--operations=1") as second,
+    ):
+        server.start()
+        operation = create(server, {**BACKFILL, "batch": 10, "pause": 0.05})
+        with events(server, operation["id"]) as followed:
+            wait_for(followed, state="running")
+        server.signal(signal.SIGTERM)
+        server.wait_for("server_draining")
+        second.start()
+        with events(second, operation["id"]) as followed:
+            last = wait_for(followed, "end")
+        assert (last["state"], last["epoch"]) == ("done", 2)
+        assert server.get("/livez").status_code == 200
+    assert things(postgres.url) == {1: ROWS}
+
+
 def test_a_chunk_that_takes_too_long_is_undone_when_the_server_goes_down(postgres):
     """Within the drain, and the operation is free at once."""
     make_things(postgres.url, held_from=501)
