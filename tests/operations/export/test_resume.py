@@ -149,7 +149,8 @@ async def test_a_commit_that_arrives_after_its_connection_was_given_up_is_respec
 
     other = await asyncpg.connect(postgres.url)
     assert await made.begin(other, run) == seq
-    late = await run.chunk(other, 10)
+    async with other.transaction():
+        late = await run.chunk(other, 10)
     assert late.rows == 0, "nothing is written before it is certain that nobody else can commit"
     await lost.execute(
         "update checkpoint set seq = seq + 1, cursor = $1, rows = rows + $2",
