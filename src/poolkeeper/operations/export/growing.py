@@ -6,6 +6,7 @@ holds its lock, and may wake up in the middle of a write: its successor then goe
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from typing import TYPE_CHECKING, Final, Self
@@ -141,7 +142,7 @@ class GrowingFile:
             ExportError: The disk has failed.
         """
         try:
-            os.fdatasync(self._fd)
+            _sync(self._fd)
             links = os.fstat(self._fd).st_nlink
         except OSError as error:
             raise file_error(error, self.path, "write to") from error
@@ -167,13 +168,12 @@ class GrowingFile:
         """Become a copy of the first ``size`` bytes, on disk."""
         done = 0
         while done < size:
-            # shares blocks instead of copying them where the file system can
-            copied = os.copy_file_range(source, self._fd, min(size - done, 1 << 30), done, done)
+            copied = _copy(source, self._fd, done, size - done)
             if copied == 0:
                 raise OSError("it became shorter while it was being copied")
             done += copied
         os.lseek(self._fd, size, os.SEEK_SET)
-        os.fdatasync(self._fd)
+        _sync(self._fd)
         self.size = size
 
 
@@ -191,6 +191,21 @@ def sync_directory(directory: Path) -> None:
             os.close(descriptor)
     except OSError as error:
         raise file_error(error, directory, "sync") from error
+
+
+def _sync(descriptor: int) -> None:
+    # macOS has no fdatasync
+    getattr(os, "fdatasync", os.fsync)(descriptor)
+
+
+def _copy(source: int, target: int, offset: int, length: int) -> int:
+    """Copy up to ``length`` bytes at ``offset``; how many that were, 0 at the end."""
+    if hasattr(os, "copy_file_range"):
+        # shares blocks instead of copying them where the file system can
+        with contextlib.suppress(OSError):
+            return os.copy_file_range(source, target, min(length, 1 << 30), offset, offset)
+    data = os.pread(source, min(length, _COPY_BYTES), offset)
+    return os.pwrite(target, data, offset)
 
 
 def _lock(descriptor: int) -> bool:
