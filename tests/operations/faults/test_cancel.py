@@ -11,12 +11,9 @@ from poolkeeper.testing.proxy import FaultProxy
 from tests.faults.points import at_once
 from tests.operations.faults.jobs import JOBS, Custom
 from tests.operations.faults.test_every_segment import AT_ONCE, claimed, second_chunk
-from tests.operations.faults.world import RUN_SECONDS
+from tests.operations.faults.world import NEVER, RUN_SECONDS
 
 pytestmark = pytest.mark.asyncio
-
-NEVER = 3600.0
-"""A lease that no test waits for."""
 
 
 class CancelAt:

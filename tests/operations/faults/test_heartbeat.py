@@ -10,12 +10,11 @@ from poolkeeper.operations import OperationState, OperationStoppedError, Step
 from poolkeeper.testing.contracts import eventually
 from poolkeeper.testing.proxy import FaultProxy
 from tests.operations.faults.jobs import WRITER, Custom
-from tests.operations.faults.world import RUN_SECONDS
+from tests.operations.faults.world import NEVER, RUN_SECONDS
 
 pytestmark = pytest.mark.asyncio
 
 LEASE = 0.4
-NEVER = 3600.0
 GATE = 4711
 """The advisory lock that steps wait for."""
 

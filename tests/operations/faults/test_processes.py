@@ -9,11 +9,10 @@ import pytest
 
 from poolkeeper.testing.contracts import eventually
 from tests.operations.faults.process import Paced, WorkerProcess
-from tests.operations.faults.world import RUN_SECONDS
+from tests.operations.faults.world import NEVER, RUN_SECONDS
 
 pytestmark = pytest.mark.asyncio
 
-NEVER = 3600.0
 LEASE = 1.0
 TAKEOVER_SECONDS = 1.0
 """The promise: from the end of the lease to the first chunk of whoever takes over."""
