@@ -78,6 +78,14 @@ async def test_a_deadlock_is_not_the_end(pool, admin, postgres):
     assert await values(admin) == {1: 100}
 
 
+async def pause_replay(standby):
+    """Ask for it, and wait until it is so."""
+    standby.psql("SELECT pg_wal_replay_pause()")
+    await eventually(
+        lambda: standby.psql("SELECT pg_get_wal_replay_pause_state()").strip() == "paused"
+    )
+
+
 async def test_a_standby_that_is_behind_is_waited_for(replicated_postgres):
     """Nothing is written while it is further behind than allowed; it goes on by itself."""
     cluster = replicated_postgres
@@ -86,7 +94,7 @@ async def test_a_standby_that_is_behind_is_waited_for(replicated_postgres):
         await pool.execute("CREATE TABLE t (id int PRIMARY KEY, n int DEFAULT 0)")
         await pool.execute("INSERT INTO t SELECT generate_series(1, 1000)")
         cluster.wait_for_catch_up()
-        standby.psql("SELECT pg_wal_replay_pause()")
+        await pause_replay(standby)
         operation = await pool.operations.backfill(
             "t", set="n = n + 1", batch=10, pause=0.02, max_replica_lag=0.3
         )
@@ -112,12 +120,14 @@ async def test_who_waits_for_a_standby_can_be_stopped_and_paused(replicated_post
     async with create_pool(cluster.url, min_size=1) as pool:
         await pool.execute("CREATE TABLE t (id int PRIMARY KEY, n int DEFAULT 0)")
         await pool.execute("INSERT INTO t SELECT generate_series(1, 1000)")
-        standby.psql("SELECT pg_wal_replay_pause()")
+        await pause_replay(standby)
         asked = {"set": "n = n + 1", "batch": 10, "pause": 0.02}
         operation = await pool.operations.backfill("t", **asked, max_replica_lag=0.1)
         stop, behind = asyncio.Event(), asyncio.Event()
         running = asyncio.ensure_future(
-            operation.run(stop=stop, report=lambda r: r.waiting_for and behind.set())
+            operation.run(
+                stop=stop, report=lambda r: "behind" in (r.waiting_for or "") and behind.set()
+            )
         )
         await behind.wait()
         stop.set()
