@@ -7,6 +7,7 @@ is read from the table is checked as carefully as what somebody asks for.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from poolkeeper.operations.kind import Chunk, Chunks, Json, Kind, Prepared, Run, Sizing
+    from poolkeeper.operations.model import OperationStatus
 
 FILE_KINDS: Final = frozenset({"load", "export"})
 """Kinds that read or write files of the machine they run on."""
@@ -73,31 +75,33 @@ class _Confined:
     def tunable(self) -> frozenset[str]:
         return self._kind.tunable
 
-    def already_done(self, spec: Json, fingerprint: Json | None) -> bool:
-        self._check(spec)
-        return self._kind.already_done(spec, fingerprint)
+    def check(self, spec: Json) -> None:
+        self._kind.check(spec)
+
+    async def already_done(self, connection: Any, done: OperationStatus, chunks: Chunks) -> bool:
+        done = replace(done, spec=self._inside(done.spec))
+        return await self._kind.already_done(connection, done, chunks)
 
     async def prepare(self, connection: Any, spec: Json) -> Prepared:
-        for key in ("path", "to"):
-            if key in spec:
-                place_in(self._directory, spec[key])
-        return await self._kind.prepare(connection, spec)
+        inside: Json = {
+            key: str(place_in(self._directory, spec[key])) for key in ("path", "to") if key in spec
+        }
+        return await self._kind.prepare(connection, {**spec, **inside})
 
     def start(self, spec: Json, fingerprint: Json | None, chunks: Chunks) -> Run:
-        self._check(spec)
-        run = self._kind.start(spec, fingerprint, chunks)
+        run = self._kind.start(self._inside(spec), fingerprint, chunks)
         return _ConfinedExport(run) if self.name == "export" else run
 
-    def _check(self, spec: Json) -> None:
-        """See that a prepared operation stays inside."""
+    def _inside(self, spec: Json) -> Json:
+        """A prepared spec with the very place that was checked, and not what leads there."""
         if self.name == "load":
-            place_in(self._directory, spec.get("path"))
-            return
-        target = spec.get("directory")
-        if target != str(self._directory):
-            place_in(self._directory, target)
+            return {**spec, "path": str(place_in(self._directory, spec.get("path")))}
         for key in ("file", "suffix"):
             _check_name(spec.get(key))
+        target = spec.get("directory")
+        if target == str(self._directory):
+            return spec
+        return {**spec, "directory": str(place_in(self._directory, target))}
 
 
 class _ConfinedExport:

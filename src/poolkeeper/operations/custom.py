@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from poolkeeper.operations.kind import Chunks, Json
+    from poolkeeper.operations.model import OperationStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,21 +92,21 @@ class CustomKind:
     def __init__(self, steps: Steps) -> None:
         self._steps = steps
 
-    def already_done(self, spec: Json, fingerprint: Json | None) -> bool:
+    def check(self, spec: Json) -> None:
+        """See ``Kind``."""
+        if not isinstance(spec.get("step"), str) or not spec["step"]:
+            raise OperationError(
+                f"step is {spec.get('step')!r}. Suggestion: give the name of a registered step."
+            )
+
+    async def already_done(self, connection: Any, done: OperationStatus, chunks: Chunks) -> bool:
         """See ``Kind``: only the user knows."""
-        del spec, fingerprint
+        del connection, done, chunks
         return False
 
     async def prepare(self, connection: Any, spec: Json) -> Prepared:
         """See ``Kind``."""
         del connection
-        try:
-            json.dumps(spec)
-        except TypeError as error:
-            raise OperationError(
-                f"The arguments of the step {spec['step']!r} do not fit into JSON: {error}. "
-                "Suggestion: pass texts and numbers, such as dates in ISO format."
-            ) from error
         return Prepared(spec=dict(spec), cursor={"step": None})
 
     def start(self, spec: Json, fingerprint: Json | None, chunks: Chunks) -> _CustomRun:
@@ -134,7 +135,15 @@ class _CustomRun:
                 f"The step {self._spec['step']!r} returned {step!r} and not a Step. Suggestion: "
                 "return Step(cursor, rows=…), and Step(done=True) at the end."
             )
-        return Chunk(cursor={"step": step.cursor}, rows=step.rows, done=step.done)
+        try:
+            cursor = json.loads(json.dumps(step.cursor, allow_nan=False))
+        except (TypeError, ValueError) as error:
+            raise OperationError(
+                f"The step {self._spec['step']!r} returned the cursor {step.cursor!r}, which does "
+                f"not fit into JSON: {error}. Suggestion: return texts, numbers, lists of them."
+            ) from error
+        # As the database will give it back, so that an outage makes no difference.
+        return Chunk(cursor={"step": cursor}, rows=step.rows, done=step.done)
 
     async def committed(self, chunk: Chunk) -> None:
         self._cursor = chunk.cursor["step"]

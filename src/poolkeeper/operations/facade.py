@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from contextlib import asynccontextmanager
+import json
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from poolkeeper.exceptions import PoolClosedError
 from poolkeeper.operations.confinement import confined
 from poolkeeper.operations.custom import Steps
 from poolkeeper.operations.errors import (
     OperationConflictError,
+    OperationError,
     OperationNotFoundError,
     OperationsUnavailableError,
 )
@@ -21,18 +22,20 @@ from poolkeeper.operations.operation import Operation
 from poolkeeper.operations.owner import Owner
 from poolkeeper.operations.store import SESSION_NAME, Store
 from poolkeeper.operations.verbs import Verbs
-from poolkeeper.operations.worker import Worker, ask
+from poolkeeper.operations.worker import ChunksOf, Worker, ask
 from poolkeeper.outcomes import is_driver_error
 from poolkeeper.transactions.ids import new_id
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
     from pathlib import Path
 
     from poolkeeper.observability.events import Event
     from poolkeeper.operations.kind import Json, Kind
     from poolkeeper.operations.runner import Report
     from poolkeeper.pool import Pool
+
+T = TypeVar("T")
 
 CONNECTIONS_PER_OPERATION = 2
 """One for its chunks, one for its heartbeat."""
@@ -82,7 +85,7 @@ class Operations(Verbs):
         self._opening = asyncio.Lock()
         self._ready = False
         self._working = 0
-        self._tasks: Counter[asyncio.Task[Any]] = Counter()
+        self._tasks: set[asyncio.Future[Any]] = set()
         self._steps = Steps()
         self._kinds: dict[str, Kind] = kinds(self._steps)
 
@@ -105,18 +108,14 @@ class Operations(Verbs):
             OperationsUnavailableError: The tables are missing and cannot be made.
         """
         doing = self._kind(kind)
+        spec = _as_stored(spec, name)
+        doing.check(spec)
         known = await self._find(name)
         if known is not None and not known.finished:
             return Operation(self, await self._take_up(known, doing, spec))
-        if (
-            known is not None
-            and known.state is OperationState.DONE
-            and not again
-            and known.kind == kind
-            and known.spec.get("asked") == _essential(doing, spec)
-            and await asyncio.to_thread(doing.already_done, known.spec, known.fingerprint)
-        ):
-            return Operation(self, known)
+        done = None if again else await self._find_done(name, doing, spec)
+        if done is not None:
+            return Operation(self, done)
         prepared = await self._ask(lambda connection: doing.prepare(connection, spec))
         prepared.spec["asked"] = _essential(doing, spec)
         id_ = new_id()
@@ -147,13 +146,32 @@ class Operations(Verbs):
                 f"(`poolkeeper operations cancel {known.name!r}`), or choose another name.",
                 operation=known.name,
             )
-        changes = {key: spec[key] for key in kind.tunable if key in spec}
+        tunable = sorted(kind.tunable)
+        changes = {key: spec[key] for key in tunable if key in spec}
         if known.state in {OperationState.PAUSED, OperationState.FAILED}:
-            moved = await self._ask(
-                lambda c: Store.move(c, known.id, OperationState.PENDING, changes)
+            changed = await self._ask(
+                lambda c: Store.move(c, known.id, OperationState.PENDING, changes, tunable)
             )
-            return moved or (await self.get(str(known.id))).status
-        return known
+        elif changes != {key: known.spec[key] for key in tunable if key in known.spec}:
+            changed = await self._ask(lambda c: Store.tune(c, known.id, changes, tunable))
+        else:
+            return known
+        return changed or (await self.get(str(known.id))).status
+
+    async def _find_done(self, name: str, kind: Kind, spec: Json) -> OperationStatus | None:
+        """An operation that has done just this, if doing it again would double it."""
+        if not await self._there():
+            return None
+        asked = _essential(kind, spec)
+
+        async def look(connection: Any) -> OperationStatus | None:
+            done = await Store.find_done(connection, name, kind.name, asked)
+            if done is None or not await kind.already_done(connection, done, ChunksOf(done.id)):
+                return None
+            return done
+
+        found: OperationStatus | None = await self._ask(look)
+        return found
 
     # Finding ----------------------------------------------------------------------------------
 
@@ -210,13 +228,15 @@ class Operations(Verbs):
         Raises:
             OperationsUnavailableError: The tables are missing and cannot be made.
         """
-        async with self._worker(concurrency) as worker:
-            await worker.work(
+        await self._employ(
+            concurrency,
+            lambda worker: worker.work(
                 concurrency=concurrency,
                 report=report or _ignore,
                 stop=stop or asyncio.Event(),
                 until_idle=until_idle,
-            )
+            ),
+        )
 
     @property
     def lease_seconds(self) -> float:
@@ -240,7 +260,7 @@ class Operations(Verbs):
 
     async def close(self) -> None:
         """Lay down what is being worked on and close the connections."""
-        working = set(self._tasks) - {asyncio.current_task()}
+        working = set(self._tasks)
         for task in working:
             task.cancel()
         if working:
@@ -274,24 +294,36 @@ class Operations(Verbs):
                 )
         return self._connections._pool
 
-    @asynccontextmanager
-    async def _worker(self, operations: int) -> AsyncIterator[Worker]:
-        """A worker with connections for so many operations, until the block ends."""
+    async def _employ(self, operations: int, work: Callable[[Worker], Coroutine[Any, Any, T]]) -> T:
+        """Do some work with connections for so many operations.
+
+        It has a task of its own: closing the pool ends that, and not whatever called.
+
+        Raises:
+            PoolClosedError: The pool was closed meanwhile.
+        """
         await self._prepare()
         pool = await self._pool()
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks[task] += 1
+        task = asyncio.ensure_future(work(Worker(pool, self._owner, self._kinds, self._emit)))
+        self._tasks.add(task)
         self._working += operations
         self._resize()
+        caller = asyncio.current_task()
+        assert caller is not None
+        cancelled_before = caller.cancelling()
         try:
-            yield Worker(pool, self._owner, self._kinds, self._emit)
+            return await task
+        except asyncio.CancelledError:
+            if caller.cancelling() > cancelled_before:
+                raise
+            raise PoolClosedError(
+                "The pool was closed while it carried out operations; they are laid down at their "
+                "checkpoints. Suggestion: ask for them again, they go on there."
+            ) from None
         finally:
+            self._tasks.discard(task)
             self._working -= operations
             self._resize()
-            self._tasks[task] -= 1
-            if not self._tasks[task]:
-                del self._tasks[task]
 
     def _resize(self) -> None:
         if self._connections is not None:
@@ -329,6 +361,29 @@ class Operations(Verbs):
             return None
         found: OperationStatus | None = await self._ask(lambda c: Store.find(c, key))
         return found
+
+
+def _as_stored(spec: Json, name: str) -> Json:
+    """The spec as the database will give it back.
+
+    Raises:
+        OperationError: It does not fit into JSON, or not into PostgreSQL's.
+    """
+    try:
+        text = json.dumps(spec, allow_nan=False, ensure_ascii=False)
+        f"{text}{name}".encode()
+    except (TypeError, ValueError) as error:
+        raise OperationError(
+            f"The options of {name!a} do not fit into JSON: {error}. Suggestion: give texts, "
+            "numbers and lists of them, such as dates in ISO format; names of files in UTF-8."
+        ) from error
+    if "\\u0000" in text or "\0" in name:
+        raise OperationError(
+            f"An option of {name!a} has a NUL character, which PostgreSQL cannot store. "
+            "Suggestion: leave it out."
+        )
+    stored: Json = json.loads(text)
+    return stored
 
 
 def _essential(kind: Kind, spec: Json) -> Json:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from poolkeeper.operations.model import OperationStatus
+
 Json: TypeAlias = dict[str, Any]
 """An object that fits into ``jsonb``."""
 
@@ -69,6 +71,11 @@ class Chunk:
     size: int | None = None
     checksum: int | None = None
     done: bool = False
+
+    @property
+    def progresses(self) -> bool:
+        """Whether it did any of the work; else it does not prove that a chunk can be done."""
+        return self.done or self.rows > 0 or bool(self.rejects) or self.size != 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,10 +163,17 @@ class Kind(Protocol):
         ``prepare`` takes them into its spec as they are.
         """
 
-    def already_done(self, spec: Json, fingerprint: Json | None) -> bool:
+    def check(self, spec: Json) -> None:
+        """See that the options are of the right types and do not contradict each other; no I/O.
+
+        Raises:
+            OperationError: They cannot be.
+        """
+
+    async def already_done(self, connection: Any, done: OperationStatus, chunks: Chunks) -> bool:
         """Whether doing again what an operation has done would double it.
 
-        Called in a thread. Then asking for the same thing again returns the finished operation.
+        Then asking for the same thing again returns the finished operation.
         """
 
     async def prepare(self, connection: Any, spec: Json) -> Prepared:

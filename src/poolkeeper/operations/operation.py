@@ -72,13 +72,15 @@ class Operation:
             if report is not None:
                 report(what)
 
-        async with self._operations._worker(1) as worker:
-            self.status = await worker.see_through(
+        self.status = await self._operations._employ(
+            1,
+            lambda worker: worker.see_through(
                 self.status.id,
                 report=see,
                 stop=stop or asyncio.Event(),
                 patience=patience,
-            )
+            ),
+        )
         return self.status
 
     async def refresh(self) -> OperationStatus:

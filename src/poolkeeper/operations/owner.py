@@ -39,7 +39,8 @@ class Owner:
 
     def begins(self, operation: UUID, epoch: int) -> None:
         """It has claimed an operation, and knows."""
-        self.at_work[operation] = epoch
+        # Answers to two claims may come in the wrong order.
+        self.at_work[operation] = max(epoch, self.at_work.get(operation, 0))
 
     def ends(self, operation: UUID, epoch: int) -> None:
         """It does not work on that claim any more; a later one of its own stays."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
@@ -20,7 +21,7 @@ from poolkeeper.operations.chunk_size import ChunkSize
 from poolkeeper.operations.errors import NotHereError, OperationError, OperationFailedError
 from poolkeeper.operations.kind import ThrottledRun
 from poolkeeper.operations.refusals import refusal
-from poolkeeper.operations.store import BOUNDS, Claim, Store
+from poolkeeper.operations.store import Claim, Store, bounds
 from poolkeeper.outcomes import LOST, is_driver_error
 from poolkeeper.sqlstate import (
     DEADLOCK_DETECTED,
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from poolkeeper.operations.model import OperationStatus
     from poolkeeper.operations.owner import Owner
     from poolkeeper.pool import Pool
+
+_logger = logging.getLogger("poolkeeper")
 
 CONFLICTS: Final = frozenset(
     {SERIALIZATION_FAILURE, DEADLOCK_DETECTED, LOCK_NOT_AVAILABLE, QUERY_CANCELED}
@@ -64,10 +67,12 @@ class Report:
     Attributes:
         status: As last read or committed.
         waiting_for: Why it does not go on right now, in words; None while it does.
+        elsewhere: Whether it is not this process that does it.
     """
 
     status: OperationStatus
     waiting_for: str | None = None
+    elsewhere: bool = False
 
 
 class ClaimLost(Exception):
@@ -115,6 +120,7 @@ class Runner:
         self._backend = 0
         self._left_behind: set[int] = set()
         self._attached = False
+        self._beginning = False
         self._outages = 0
         self._failures = 0
         self._fruitless = 0
@@ -185,14 +191,13 @@ class Runner:
                 done = await self._interruptible(self._next_chunk())
             except (ClaimLost, OperationError):
                 raise
-            except ConnectionPoolError as error:
-                await self._wait_for_database(error)
-                continue
             except Exception as error:  # noqa: BLE001 - raised again or answered there
-                await self._after_failure(error)
+                if isinstance(error, ConnectionPoolError) and not self._in_chunk:
+                    await self._wait_for_database(error)
+                else:
+                    await self._after_failure(error)
                 continue
             self._away_since = None
-            self._failures = self._fruitless = 0
             self._report(Report(self._status))
             if done:
                 return self._status
@@ -215,7 +220,7 @@ class Runner:
             lease, isolation="read_committed", readonly=False, deferrable=False
         )
         try:
-            await session.run_script(f"{BOUNDS}{round(self._owner.lease_seconds * 1000)}")
+            await session.run_script(self._bounds(session))
             self._in_chunk = True
             chunk = await self._run.chunk(lease, size)
             after = await self._checkpoint(lease, chunk)
@@ -226,11 +231,13 @@ class Runner:
         except BaseException:
             await self._undo(session, transaction)
             raise
-        await self._commit(session, transaction)
+        await self._commit(transaction)
         self._status = after
         self._last_sign = monotonic()
         if self._size is not None:
             self._size.took(size if chunk.size is None else chunk.size, monotonic() - started)
+        if chunk.progresses:
+            self._failures = self._fruitless = 0
         await self._run.committed(chunk)
         return chunk.done
 
@@ -283,7 +290,12 @@ class Runner:
         self._outages = 0
         self._status = status
         self._last_sign = monotonic()
-        await self._run.begin(lease, status.cursor)
+        # It may have to read gigabytes to get there: the claim is kept meanwhile.
+        self._beginning = True
+        try:
+            await self._run.begin(lease, status.cursor)
+        finally:
+            self._beginning = False
         self._attached = True
         self._report(Report(status))
 
@@ -293,7 +305,11 @@ class Runner:
             raise ClaimLost
         return after
 
-    async def _commit(self, session: TransactionalSession, transaction: OpenTransaction) -> None:
+    def _bounds(self, session: TransactionalSession) -> str:
+        major = session.server_version.partition(".")[0]
+        return bounds(self._owner.lease_seconds, int(major) if major.isdecimal() else 0)
+
+    async def _commit(self, transaction: OpenTransaction) -> None:
         """Never cancelled; what became of it is read from the checkpoint if the answer is lost."""
         # Until the answer is here, memory and database may differ.
         self._attached = False
@@ -305,7 +321,6 @@ class Runner:
                 "errors leave the step, or put a statement that may fail into a block of its own "
                 "(`async with connection.transaction():`)."
             )
-        del session
         self._attached = True
 
     @staticmethod
@@ -334,7 +349,9 @@ class Runner:
         lost = self._lease is not None and is_lost(self._lease)
         self._attached = False
         code = sqlstate_of(error) if is_driver_error(error) else None
-        if not lost and not (code in LOST or code in CONFLICTS or code == READ_ONLY_TRANSACTION):
+        again = code in LOST or code in CONFLICTS or code == READ_ONLY_TRANSACTION
+        # A step may use a pool of its own, which may be busy.
+        if not (lost or again or isinstance(error, ConnectionPoolError)):
             if isinstance(error, OSError | TimeoutError) and self._lease is None:
                 lost = True
             else:
@@ -413,7 +430,7 @@ class Runner:
         interval = self._owner.heartbeat_seconds
         while True:
             await asyncio.sleep(interval)
-            if monotonic() - self._last_sign < interval or not self._attached:
+            if monotonic() - self._last_sign < interval or not self._has_claim():
                 continue
             try:
                 lease = await self._pool.wait(interval)
@@ -437,10 +454,14 @@ class Runner:
                     continue
                 raise
             self._last_sign = monotonic()
-            if not holds and self._working is not None and self._attached:
+            if not holds and self._working is not None and self._has_claim():
                 self._claim_lost = True
                 self._working.cancel()
                 return
+
+    def _has_claim(self) -> bool:
+        """Whether the claim is known to hold: not while the answer to a COMMIT is missing."""
+        return self._attached or self._beginning
 
     @staticmethod
     async def _end_sessions_of(
@@ -458,9 +479,13 @@ class Runner:
         how: Callable[[Any, UUID, int, str], Coroutine[Any, Any, None]],
         error: OperationError,
     ) -> None:
-        await self._between_chunks(
-            lambda connection: how(connection, self._status.id, self._status.epoch, str(error))
-        )
+        try:
+            await self._between_chunks(
+                lambda connection: how(connection, self._status.id, self._status.epoch, str(error))
+            )
+        except Exception:
+            # What ended the operation is raised; that it cannot be noted must not hide it.
+            _logger.exception("the end of operation %r could not be noted", self._status.name)
 
     async def _leave(self) -> None:
         lease = await self._pool.wait(QUIET_SECONDS)
@@ -497,9 +522,11 @@ class Runner:
             try:
                 await bounded(work(lease), QUIET_SECONDS, give_up=session.abort)
             except Exception as error:
-                if not session.is_closed() or not (
+                lost = session.is_closed() and (
                     is_driver_error(error) or isinstance(error, OSError)
-                ):
+                )
+                conflict = is_driver_error(error) and sqlstate_of(error) in CONFLICTS
+                if not (lost or conflict):
                     raise
                 await asyncio.sleep(min(LONGEST_PAUSE, FIRST_PAUSE * 2**attempt))
             else:

@@ -57,10 +57,15 @@ select {_COLUMNS} from poolkeeper.operations o
  where o.name = $1 or o.id::text = $1
  order by o.id::text = $1 desc, o.state in ({_UNFINISHED}) desc, o.created_at desc limit 1"""
 
+_FIND_DONE: Final = f"""
+select {_COLUMNS} from poolkeeper.operations o
+ where o.name = $1 and o.kind = $2 and o.state = 'done' and o.spec->'asked' = $3::text::jsonb
+ order by o.created_at desc limit 1"""
+
 _LIST: Final = f"""
 select {_COLUMNS} from poolkeeper.operations o
  where o.state in ({_UNFINISHED}) or $1
- order by o.created_at desc limit $2"""
+ order by o.state in ({_UNFINISHED}) desc, o.created_at desc limit $2"""
 
 # An owner without sessions is dead or cut off; its absence only counts where sessions can be
 # told: behind a pooler they carry the name of whoever used them last.
@@ -75,8 +80,8 @@ _CLAIM: Final = f"""
 with free as (
     select o.id, o.owner, o.state from poolkeeper.operations o
      where (o.state = 'pending'
-            or o.state = 'running' and (o.lease_until < clock_timestamp() or {_ORPHANED}
-                                        or o.owner = $4 and o.id <> all ($8::uuid[])))
+            or o.state = 'running' and o.id <> all ($8::uuid[])
+               and (o.owner = $4 or o.lease_until < clock_timestamp() or {_ORPHANED}))
        and o.kind = any ($1::text[])
        and ($2::uuid is null or o.id = $2)
        and o.id <> all ($3::uuid[])
@@ -116,7 +121,7 @@ with moved as (
     update poolkeeper.operations o
        set seq = o.seq + 1, cursor = $4::text::jsonb, rows_done = o.rows_done + $5,
            rows_rejected = o.rows_rejected + $6, bytes_done = coalesce($7, o.bytes_done),
-           fruitless = 0, updated_at = clock_timestamp(),
+           fruitless = case when $12 then 0 else o.fruitless end, updated_at = clock_timestamp(),
            lease_until = clock_timestamp() + make_interval(secs => $8),
            state = case when $9 then 'done' else 'running' end,
            finished_at = case when $9 then clock_timestamp() end
@@ -153,8 +158,13 @@ update poolkeeper.operations o
        fruitless = case when $2 = 'pending' then 0 else o.fruitless end,
        error = case when $2 = 'pending' then null else o.error end,
        finished_at = case when $2 = 'cancelled' then clock_timestamp() end,
-       spec = o.spec || coalesce($4::text::jsonb, '{{}}')
+       spec = (o.spec - $5::text[]) || coalesce($4::text::jsonb, '{{}}')
  where o.id = $1 and o.state = any ($3::text[])
+returning {_COLUMNS}"""
+
+_TUNE: Final = f"""
+update poolkeeper.operations o set spec = (o.spec - $3::text[]) || $2::text::jsonb
+ where o.id = $1 and o.state in ({_UNFINISHED})
 returning {_COLUMNS}"""
 
 
@@ -215,15 +225,27 @@ class Store:
         return None if row is None else _status(row)
 
     @staticmethod
+    async def find_done(
+        connection: Any, name: str, kind: str, asked: Json
+    ) -> OperationStatus | None:
+        """The latest one that has done just this."""
+        row = await connection.fetchrow(_FIND_DONE, name, kind, _dump(asked))
+        return None if row is None else _status(row)
+
+    @staticmethod
     async def recent(
         connection: Any, *, finished: bool = True, limit: int = 100
     ) -> list[OperationStatus]:
-        """Operations, the latest first."""
+        """Operations: unfinished ones, then the others, the latest first."""
         return [_status(row) for row in await connection.fetch(_LIST, finished, limit)]
 
     @staticmethod
     async def move(
-        connection: Any, id_: UUID, state: OperationState, changes: Json | None = None
+        connection: Any,
+        id_: UUID,
+        state: OperationState,
+        changes: Json | None = None,
+        replacing: Sequence[str] = (),
     ) -> OperationStatus | None:
         """Change the state as a person asks; None if it is in a state that does not allow it.
 
@@ -233,10 +255,21 @@ class Store:
             connection: Where.
             id_: Of the operation.
             state: What it becomes. PENDING is reached from PAUSED and FAILED only.
-            changes: What to put into its spec at the same time.
+            changes: What to put into its spec at the same time,
+            replacing: in place of these.
         """
         allowed = [old for old in may_become(state) if old != "running" or state.value != "pending"]
-        row = await connection.fetchrow(_MOVE, id_, state.value, allowed, _dump(changes))
+        row = await connection.fetchrow(
+            _MOVE, id_, state.value, allowed, _dump(changes), list(replacing)
+        )
+        return None if row is None else _status(row)
+
+    @staticmethod
+    async def tune(
+        connection: Any, id_: UUID, changes: Json, replacing: Sequence[str]
+    ) -> OperationStatus | None:
+        """Change options of an unfinished operation; a worker that has it goes on with the old."""
+        row = await connection.fetchrow(_TUNE, id_, _dump(changes), list(replacing))
         return None if row is None else _status(row)
 
     @staticmethod
@@ -362,6 +395,7 @@ class Store:
             chunk.done,
             _dump(before.cursor),
             chunk.checksum,
+            chunk.progresses,
         )
         if row is None:
             return None
@@ -373,19 +407,19 @@ class Store:
                 [reject.line for reject in chunk.rejects],
                 [reject.raw for reject in chunk.rejects],
                 [reject.sqlstate for reject in chunk.rejects],
-                [reject.message for reject in chunk.rejects],
+                [storable(reject.message) for reject in chunk.rejects],
             )
         return _status(row)
 
     @staticmethod
     async def leave(connection: Any, id_: UUID, epoch: int, error: str | None = None) -> None:
         """Lay an operation down unfinished, so that the next worker need not wait."""
-        await connection.execute(_LEAVE, id_, epoch, error)
+        await connection.execute(_LEAVE, id_, epoch, None if error is None else storable(error))
 
     @staticmethod
     async def fail(connection: Any, id_: UUID, epoch: int, error: str) -> None:
         """Give an operation up."""
-        await connection.execute(_FAIL, id_, epoch, error)
+        await connection.execute(_FAIL, id_, epoch, storable(error))
 
 
 class Claim:
@@ -403,16 +437,35 @@ class Claim:
         self.taken_from = taken_from
 
 
+TRANSACTION_TIMEOUT_SINCE: Final = 17
+
 BOUNDS: Final = (
     "set local client_connection_check_interval = 500;"
     "set local tcp_keepalives_idle = 1; set local tcp_keepalives_interval = 1;"
-    "set local tcp_keepalives_count = 3; set local statement_timeout = 0;"
-    + DURABLY
-    + "set local idle_in_transaction_session_timeout = "
+    "set local tcp_keepalives_count = 3; set local statement_timeout = 0;" + DURABLY
 )
-"""What a chunk's transaction begins with, completed by milliseconds: a session whose worker has
-gone ends by itself, and with it the locks it holds. A reader that is not told in SQL that a chunk
-is durable would have to assume it: so chunks are as durable as the server makes them."""
+
+LONGEST_PAUSE_SECONDS: Final = 60.0
+
+
+def bounds(lease_seconds: float, server_major: int) -> str:
+    """What a chunk's transaction begins with.
+
+    A session whose worker has gone ends by itself, and with it the locks it holds; one whose worker
+    is there may take as long as it likes, but for pauses between two statements, which are bounded
+    by four leases, and by a minute at the least. Chunks are as durable as the server makes them:
+    whoever watches them takes them for that.
+    """
+    pause = max(LONGEST_PAUSE_SECONDS, 4 * lease_seconds)
+    script = f"{BOUNDS}set local idle_in_transaction_session_timeout = {round(pause * 1000)}"
+    if server_major >= TRANSACTION_TIMEOUT_SINCE:
+        script += "; set local transaction_timeout = 0"
+    return script
+
+
+def storable(text: str) -> str:
+    """A text without what PostgreSQL refuses in texts: NUL, and halves of surrogate pairs."""
+    return text.replace("\0", "\\0").encode(errors="backslashreplace").decode()
 
 
 def _dump(value: Json | None) -> str | None:

@@ -9,7 +9,12 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from poolkeeper.drivers.base import is_lost, session_of
-from poolkeeper.exceptions import ConnectionPoolError, PoolClosedError, PoolUsageError
+from poolkeeper.exceptions import (
+    ConnectionPoolError,
+    InvariantViolated,
+    PoolClosedError,
+    PoolUsageError,
+)
 from poolkeeper.observability.events import OperationClaimed, OperationEnded
 from poolkeeper.operations.errors import (
     NotHereError,
@@ -19,10 +24,22 @@ from poolkeeper.operations.errors import (
     OperationStoppedError,
 )
 from poolkeeper.operations.model import OperationState, OperationStatus
-from poolkeeper.operations.runner import CONFLICTS, Report, Runner
+from poolkeeper.operations.runner import (
+    CONFLICTS,
+    FIRST_PAUSE,
+    LONGEST_PAUSE,
+    MOST_FRUITLESS,
+    Report,
+    Runner,
+)
 from poolkeeper.operations.store import Claim, Store
 from poolkeeper.outcomes import LOST, is_driver_error
-from poolkeeper.sqlstate import READ_ONLY_TRANSACTION, sqlstate_of
+from poolkeeper.sqlstate import (
+    DEADLOCK_DETECTED,
+    READ_ONLY_TRANSACTION,
+    SERIALIZATION_FAILURE,
+    sqlstate_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -95,7 +112,11 @@ class Worker:
                     status = await self._carry_out(claim, report, stop, patience)
                 else:
                     status = await self._look(id_)
-                    report(Report(status, f"{status.owner_place} works on it"))
+                    self._require_known(status)
+                    owner = status.owner_place
+                    free = status.state is OperationState.PENDING or owner is None
+                    reason = "a worker" if free else f"{owner} works on it"
+                    report(Report(status, reason, elsewhere=True))
             except Exception as error:
                 if not _is_away(error):
                     raise
@@ -168,7 +189,7 @@ class Worker:
         except Exception as error:
             # Then it is somebody else's, or will be found again when the database is back.
             if not isinstance(error, PoolClosedError) and not _is_away(error):
-                raise
+                _logger.exception("the operation %r was left", claim.status.name)
 
     async def _claim(self, only: UUID | None = None) -> Claim | None:
         now = monotonic()
@@ -219,7 +240,7 @@ class Worker:
                 self._pool,
                 self._owner,
                 claim,
-                partial(kind.start, status.spec, status.fingerprint, _ChunksOf(status.id)),
+                partial(kind.start, status.spec, status.fingerprint, ChunksOf(status.id)),
                 report=report,
                 emit=self._emit,
                 stop=stop,
@@ -254,6 +275,15 @@ class Worker:
             )
         )
 
+    def _require_known(self, status: OperationStatus) -> None:
+        """Do not wait for what this process may never do, and nobody else is doing."""
+        if status.state is OperationState.PENDING and status.kind not in self._kinds:
+            raise NotHereError(
+                f"This process may not do a {status.kind}, and no other one is doing "
+                f"{status.name!r}. Suggestion: run `poolkeeper worker` where it may.",
+                operation=status.name,
+            )
+
     async def _look(self, id_: UUID) -> OperationStatus:
         status: OperationStatus | None = await ask(
             self._pool, lambda connection: Store.find(connection, str(id_))
@@ -264,6 +294,9 @@ class Worker:
             )
         return status
 
+
+QUICK_ATTEMPTS: Final = 3
+RETRIED: Final = frozenset({SERIALIZATION_FAILURE, DEADLOCK_DETECTED})
 
 SENT_BEFORE: Final = "A statement was sent before, and its answer lost."
 """A note on an error of `ask`: what was asked for may have been done."""
@@ -276,7 +309,9 @@ async def ask(pool: Pool, work: Callable[[Any], Coroutine[Any, Any, Any]]) -> An
         ConnectionPoolError: No connection could be had.
     """
     sent = False
-    while True:
+    for attempt in range(1, MOST_FRUITLESS + 1):
+        if attempt > QUICK_ATTEMPTS:
+            await asyncio.sleep(min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** (attempt - QUICK_ATTEMPTS)))
         try:
             lease = await pool.wait(None)
         except ConnectionPoolError as error:
@@ -288,10 +323,14 @@ async def ask(pool: Pool, work: Callable[[Any], Coroutine[Any, Any, Any]]) -> An
             return await work(lease)
         except Exception as error:
             # A new connection is waited for as long as the pool waits in an outage.
-            if not (is_lost(lease) and (is_driver_error(error) or isinstance(error, OSError))):
+            lost = is_lost(lease) and (is_driver_error(error) or isinstance(error, OSError))
+            # Where the role's default isolation is higher, others may be in the way.
+            conflict = is_driver_error(error) and sqlstate_of(error) in RETRIED
+            if attempt == MOST_FRUITLESS or not (lost or conflict):
                 raise
         finally:
             pool.release(lease)
+    raise InvariantViolated("the last attempt neither returned nor raised")
 
 
 def _is_away(error: Exception) -> bool:
@@ -309,7 +348,7 @@ def _is_away(error: Exception) -> bool:
     )
 
 
-class _ChunksOf:
+class ChunksOf:
     """The committed chunks of one operation."""
 
     def __init__(self, id_: UUID) -> None:

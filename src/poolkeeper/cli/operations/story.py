@@ -14,13 +14,6 @@ if TYPE_CHECKING:
 NOTICED_SECONDS: Final = 1.0
 """Shorter waits get no line of their own: a lock may be waited for many times."""
 
-_ELSEWHERE = " works on it"
-
-
-def elsewhere(report: Report) -> bool:
-    """Whether another worker does it, and all is well."""
-    return report.waiting_for is not None and report.waiting_for.endswith(_ELSEWHERE)
-
 
 class Story:
     """Turns reports into lines, and remembers what it waits for.
@@ -44,7 +37,7 @@ class Story:
         status, before = report.status, self._status
         self._status = status
         lines: list[str] = []
-        if elsewhere(report):
+        if report.elsewhere:
             if status.state is OperationState.RUNNING and status.owner_place != self._owner:
                 self._owner = status.owner_place
                 lines.append(

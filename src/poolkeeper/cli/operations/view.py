@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Final
 
 from poolkeeper.cli.operations.pace import Pace
-from poolkeeper.cli.operations.story import Story, elsewhere
+from poolkeeper.cli.operations.story import Story
 from poolkeeper.cli.operations.words import clean, duration, outages, percent, rows, size
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class View(ABC):
         """Take a report of the runner."""
         now = self.clock()
         self.status = report.status
-        away = report.waiting_for is not None and not elsewhere(report)
+        away = report.waiting_for is not None and not report.elsewhere
         self.pace.saw(report.status, now, away=away)
         for line in self.story.saw(report, now):
             self.say(line)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from poolkeeper.operations.backfill.options import TUNABLE
+from poolkeeper.operations.backfill.options import TUNABLE, check_request
 from poolkeeper.operations.backfill.prepare import prepare
 from poolkeeper.operations.backfill.run import BackfillRun
 
 if TYPE_CHECKING:
     from poolkeeper.operations.kind import Chunks, Json, Prepared
+    from poolkeeper.operations.model import OperationStatus
 
 
 class BackfillKind:
@@ -34,10 +35,14 @@ class BackfillKind:
         """How considerate it is of others."""
         return TUNABLE
 
-    def already_done(self, spec: Json, fingerprint: Json | None) -> bool:
+    def check(self, spec: Json) -> None:
+        """See ``Kind.check``."""
+        check_request(spec)
+
+    async def already_done(self, connection: Any, done: OperationStatus, chunks: Chunks) -> bool:
         """See ``Kind.already_done``: ``n = n + 1`` would; deleting what is gone would not."""
-        del fingerprint
-        return spec["set"] is not None
+        del connection, chunks
+        return done.spec["set"] is not None
 
     async def prepare(self, connection: Any, spec: Json) -> Prepared:
         """Check and complete what is asked for; nothing is changed.

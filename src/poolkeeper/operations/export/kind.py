@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from poolkeeper.operations.export.options import normalized
 from poolkeeper.operations.export.prepare import prepare
 from poolkeeper.operations.export.run import ExportRun
+from poolkeeper.operations.export.target import Target
 
 if TYPE_CHECKING:
     from poolkeeper.operations.kind import Chunks, Json, Prepared
+    from poolkeeper.operations.model import OperationStatus
 
 
 class ExportKind:
@@ -33,10 +38,16 @@ class ExportKind:
         """No option may change on the way."""
         return frozenset()
 
-    def already_done(self, spec: Json, fingerprint: Json | None) -> bool:
-        """See `Kind.already_done`: an export can be done again, if it may overwrite the first."""
-        del spec, fingerprint
-        return False
+    def check(self, spec: Json) -> None:
+        """See `Kind.check`."""
+        normalized(spec)
+
+    async def already_done(self, connection: Any, done: OperationStatus, chunks: Chunks) -> bool:
+        """See `Kind.already_done`: its files are there, and must not be replaced."""
+        del connection, chunks
+        spec = done.spec
+        first = Target(Path(spec["directory"]), spec["file"], spec["suffix"], "").final(1)
+        return not spec.get("overwrite") and await asyncio.to_thread(first.exists)
 
     async def prepare(self, connection: Any, spec: Json) -> Prepared:
         """Check and complete what is asked for.

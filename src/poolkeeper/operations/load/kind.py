@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 from poolkeeper.operations.load import fingerprint as fingerprints
 from poolkeeper.operations.load.errors import SourceError
-from poolkeeper.operations.load.prepare import prepare
-from poolkeeper.operations.load.run import LoadRun
+from poolkeeper.operations.load.prepare import check_choices, prepare
+from poolkeeper.operations.load.run import LoadRun, verify
 
 if TYPE_CHECKING:
     from poolkeeper.operations.kind import Chunks, Json, Prepared
+    from poolkeeper.operations.model import OperationStatus
 
 
 class LoadKind:
@@ -19,14 +21,26 @@ class LoadKind:
     name = "load"
     tunable = frozenset({"on_bad_row", "max_rejects", "max_record_bytes"})
 
-    def already_done(self, spec: Json, fingerprint: Json | None) -> bool:
-        """See ``Kind``: the same file once more would double its rows; another one would not."""
-        if fingerprint is None:
+    def check(self, spec: Json) -> None:
+        """See ``Kind``."""
+        check_choices(spec)
+
+    async def already_done(self, connection: Any, done: OperationStatus, chunks: Chunks) -> bool:
+        """See ``Kind``: the same file once more would double its rows; another one would not.
+
+        A file that was copied or touched since is the same one: what it holds decides.
+        """
+        if done.fingerprint is None:
             return False
         try:
-            return fingerprints.check(spec["path"], fingerprint) == fingerprints.UNCHANGED
+            verdict = await asyncio.to_thread(
+                fingerprints.check, done.spec["path"], done.fingerprint
+            )
+            if verdict != fingerprints.UNCHANGED:
+                await verify(connection, done.spec, chunks)
         except SourceError:
             return False
+        return True
 
     async def prepare(self, connection: Any, spec: Json) -> Prepared:
         """See ``Kind``; the options are those of ``Verbs.load``.

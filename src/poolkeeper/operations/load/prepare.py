@@ -44,7 +44,7 @@ class _Inspected:
 
 async def prepare(connection: Any, given: Mapping[str, Any]) -> Prepared:
     """See ``LoadKind.prepare``."""
-    _check_choices(given)
+    check_choices(given)
     inspected = await asyncio.to_thread(_inspect, given)
     source = inspected.source
     table = await find_table(connection, given["into"])
@@ -70,16 +70,26 @@ async def prepare(connection: Any, given: Mapping[str, Any]) -> Prepared:
     )
 
 
-def _check_choices(given: Mapping[str, Any]) -> None:
+def check_choices(given: Mapping[str, Any]) -> None:
+    """Check what needs no file and no database.
+
+    Raises:
+        OperationError: An option is none that there is.
+    """
     for option, allowed in _CHOICES.items():
         value = given.get(option)
         if value is not None and value not in allowed:
             raise OperationError(
                 f"{option} is {value!r}. Suggestion: one of {', '.join(map(repr, allowed))}."
             )
-    limit = given.get("max_rejects")
-    if limit is not None and limit < 0:
-        raise OperationError(f"max_rejects is {limit}. Suggestion: 0 or more.")
+    for option, least in (("max_rejects", 0), ("max_record_bytes", 1)):
+        limit = given.get(option)
+        if limit is not None and (
+            isinstance(limit, bool) or not isinstance(limit, int) or limit < least
+        ):
+            raise OperationError(
+                f"{option} is {limit!r}. Suggestion: a whole number, {least} or more."
+            )
 
 
 # The file -------------------------------------------------------------------------------------

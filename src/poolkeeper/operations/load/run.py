@@ -130,22 +130,8 @@ class LoadRun:
 
     async def _verify(self, connection: Any) -> None:
         """Compare what was loaded with what the file has there, as its time has changed."""
-        loaded = [
-            (chunk.cursor_from["offset"], chunk.cursor_to["offset"], chunk.checksum)
-            for chunk in await self._chunks.committed(connection)
-            # rows of Parquet have no bytes of their own; its ends hold its index, and are compared
-            if chunk.checksum is not None and "offset" in chunk.cursor_from
-        ]
-
-        def compare() -> Json:
-            source = Source.detect(self._spec["path"], self._spec)
-            if loaded:
-                with source.stream() as stream:
-                    fingerprint.verify_prefix(stream, loaded)
-            return fingerprint.fingerprint(self._spec["path"])
-
         # known by its new time from now on
-        self._fingerprint = await asyncio.to_thread(compare)
+        self._fingerprint = await verify(connection, self._spec, self._chunks)
 
     def _check_rejects(self, rejected: int, rejects: list[Reject]) -> None:
         if self._max_rejects is None or rejected <= self._max_rejects:
@@ -157,3 +143,27 @@ class LoadRun:
             "Nothing of this chunk was committed; rows before it stay. Suggestion: look at what "
             "is in poolkeeper.rejects, mend the reason or raise max_rejects, and retry."
         )
+
+
+async def verify(connection: Any, spec: Json, chunks: Chunks) -> Json:
+    """Compare what was loaded with what the file has there; return its present fingerprint.
+
+    Raises:
+        SourceChangedError: They differ.
+        SourceError: It cannot be read.
+    """
+    loaded = [
+        (chunk.cursor_from["offset"], chunk.cursor_to["offset"], chunk.checksum)
+        for chunk in await chunks.committed(connection)
+        # rows of Parquet have no bytes of their own; its ends hold its index, and are compared
+        if chunk.checksum is not None and "offset" in chunk.cursor_from
+    ]
+
+    def compare() -> Json:
+        source = Source.detect(spec["path"], spec)
+        if loaded:
+            with source.stream() as stream:
+                fingerprint.verify_prefix(stream, loaded)
+        return fingerprint.fingerprint(spec["path"])
+
+    return await asyncio.to_thread(compare)
