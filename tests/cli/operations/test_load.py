@@ -1,6 +1,8 @@
 """``poolkeeper load`` comes to its end, whatever happens to it on the way."""
 
+import gzip
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -239,6 +241,94 @@ def test_interrupted_standard_input_can_be_gone_on_with(postgres, orders, tmp_pa
             assert process.end()[0] == 0
     assert all_there_once(postgres.url)
     assert spooled(tmp_path) == []
+
+
+@pytest.mark.parametrize("file", ["orders.csv", "orders.csv.gz"])
+def test_same_bytes_through_a_pipe_are_loaded_once(postgres, orders, tmp_path, file) -> None:
+    """As a file that has been loaded; what they hold decides, and --again does it once more."""
+    if file.endswith(".gz"):
+        (tmp_path / file).write_bytes(gzip.compress(orders.read_bytes(), 1))
+    where = {"XDG_STATE_HOME": str(tmp_path)}
+    for expected in (f"{ROWS:,} rows, in ", "nothing to do. --again does it once more"):
+        with (tmp_path / file).open("rb") as stdin:
+            process = load(postgres.url, "-", stdin=stdin, **where)
+        with process:
+            code, out, err = process.end()
+        assert code == 0, err
+        assert expected in out
+        assert all_there_once(postgres.url)
+        assert spooled(tmp_path) == []
+    with (tmp_path / file).open("rb") as stdin:
+        process = load(postgres.url, "-", "--again", stdin=stdin, **where)
+    with process:
+        assert process.end()[0] == 0
+    assert not all_there_once(postgres.url)
+    assert spooled(tmp_path) == []
+
+
+def test_other_bytes_after_the_end_are_loaded(postgres, orders, tmp_path) -> None:
+    where = {"XDG_STATE_HOME": str(tmp_path)}
+    other = write_orders(tmp_path / "other.csv", rows=3)
+    for path in (orders, other):
+        with path.open() as stdin, load(postgres.url, "-", stdin=stdin, **where) as process:
+            assert process.end()[0] == 0
+    with psycopg.connect(postgres.url) as connection:
+        assert connection.execute("select count(*) from orders").fetchone() == (ROWS + 3,)
+
+
+def test_killed_load_of_a_pipe_goes_on_when_the_same_comes_again(
+    postgres, orders, tmp_path
+) -> None:
+    """Every row once, and nothing is kept afterwards."""
+    where = {"XDG_STATE_HOME": str(tmp_path)}
+    with (
+        held(postgres.url) as hold,
+        orders.open() as stdin,
+        load(postgres.url, "-", "--lease", "2", stdin=stdin, **where) as process,
+    ):
+        hold.wait_until_reached(process)
+        process.kill()
+    assert len(spooled(tmp_path)) == 1
+    with orders.open() as stdin, load(postgres.url, "-", stdin=stdin, **where) as process:
+        code, out, err = process.end()
+    assert code == 0, err
+    assert "of them in this run" in out
+    assert all_there_once(postgres.url)
+    assert spooled(tmp_path) == []
+
+
+def test_nothing_is_kept_of_what_cannot_be_loaded(postgres, orders, tmp_path) -> None:
+    """No operation needs it; one that is there already keeps its own."""
+    where = {"XDG_STATE_HOME": str(tmp_path)}
+    with (
+        orders.open() as stdin,
+        load(postgres.url, "-", "--detach", stdin=stdin, **where) as process,
+    ):
+        assert process.end()[0] == 0
+    [before] = spooled(tmp_path)
+    for arguments in (("--name", "other", "--map", "none=id"), ("--delimiter", ";")):
+        with orders.open() as stdin, load(postgres.url, "-", *arguments, stdin=stdin, **where) as p:
+            assert p.end()[0] == 1
+        assert spooled(tmp_path) == [before]
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
+)
+def test_nothing_is_kept_of_a_pipe_that_was_interrupted(postgres, tmp_path, number, code) -> None:
+    """Half of it cannot be loaded."""
+    read, write = os.pipe()
+    directory = tmp_path / "poolkeeper" / "spool"
+    try:
+        with load(postgres.url, "-", stdin=read, XDG_STATE_HOME=str(tmp_path)) as process:
+            while not list(directory.glob(".incomplete-*")):
+                assert process.process.poll() is None
+            process.signal(number)
+            assert process.end()[0] == code
+    finally:
+        os.close(read)
+        os.close(write)
+    assert list(directory.glob(".incomplete-*")) == []
 
 
 def test_other_bytes_are_not_taken_for_the_rest_of_the_first(postgres, orders, tmp_path) -> None:

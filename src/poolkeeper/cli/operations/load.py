@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import filecmp
+import contextlib
+import signal
 import sys
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -29,16 +30,20 @@ from poolkeeper.cli.operations.options import (
 )
 from poolkeeper.cli.operations.words import clean, command, rows
 from poolkeeper.operations import OperationConflictError, OperationNotFoundError
-from poolkeeper.operations.load.spool import remove, spool
+from poolkeeper.operations.load.spool import Spooled, remove, spool
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from poolkeeper.cli.operations.database import Database
     from poolkeeper.operations import Operation, Operations, OperationStatus
 
 HELP_TEXT = (
     "Load a file into a table: every row once, through outages, kills and restarts.\n\n"
     "CSV, NDJSON and Parquet; .gz and .zst of the first two; - is standard input, which is kept in "
     "a file first. It goes in by COPY, chunk by chunk, and each chunk is committed together with "
-    "the place the next one begins at. A file that has been loaded is not loaded again.\n\n"
+    "the place the next one begins at. A file that has been loaded is not loaded again, nor are "
+    "the same bytes on standard input.\n\n"
     f"{INTERRUPT_HELP} It is 0 also when rows were rejected; --max-rejects bounds them.\n\n"
     "[bold]Examples[/bold]\n\n"
     "  poolkeeper load orders.csv --into orders\n\n"
@@ -110,7 +115,9 @@ def load(
     ] = None,
     delimiter: Annotated[
         str | None,
-        typer.Option(help="Of CSV.", show_default=", or tab in .tsv", rich_help_panel=_FORMAT),
+        typer.Option(
+            help="Of CSV.", show_default=", or tab in .tsv and .tab", rich_help_panel=_FORMAT
+        ),
     ] = None,
     quote: Annotated[
         str | None, typer.Option(help="Of CSV.", show_default='"', rich_help_panel=_FORMAT)
@@ -272,31 +279,31 @@ def load(
 
         carry_out(where, name or f"{Path(file).name} into {into}", create, how)
         return
-    title = name or f"stdin into {into}"
-    with where.readable_errors():
-        kept = _read_stdin(title)
-
     # A pipe has no name to tell it from.
     options["format"] = options["format"] or Format.CSV.value
+    with _ending_by_exceptions():
+        _load_stdin(where, name or f"stdin into {into}", into, options, how)
 
-    async def create_from_stdin(operations: Operations) -> Operation:
-        path = await _known_or_new(operations, title, kept)
-        return await operations.load(path, into=into, name=title, **options)  # type: ignore[arg-type]
 
-    carry_out(
-        where,
-        title,
-        create_from_stdin,
-        How(
-            detach=detach,
-            lease=lease,
-            give_up_after=give_up_after,
-            quiet=quiet,
-            as_json=as_json,
-            go_on=lambda name: command("operations", "run", name),
-            ended=forget_spool,
-        ),
-    )
+def _load_stdin(where: Database, title: str, into: str, options: dict[str, Any], how: How) -> None:
+    with where.readable_errors():
+        kept = _read_stdin(title)
+    # What was there before is that of an operation.
+    needed = not kept.is_new
+
+    async def create(operations: Operations) -> Operation:
+        nonlocal needed
+        await _refuse_other_bytes(operations, title, kept.path)
+        operation = await operations.load(kept.path, into=into, name=title, **options)
+        needed = not operation.status.finished
+        return operation
+
+    how = replace(how, go_on=lambda name: command("operations", "run", name), ended=forget_spool)
+    try:
+        carry_out(where, title, create, how)
+    finally:
+        if not needed:
+            remove(kept.path)
 
 
 def forget_spool(status: OperationStatus) -> None:
@@ -306,11 +313,34 @@ def forget_spool(status: OperationStatus) -> None:
         remove(path)
 
 
-def _read_stdin(title: str) -> Path:
+@contextlib.contextmanager
+def _ending_by_exceptions() -> Iterator[None]:
+    """Let signals end the process in such a way that it can tidy up before."""
+
+    def end(number: int, _frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    # not where they are ignored, as by nohup
+    numbers = [
+        number
+        for number in (signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(number) is signal.SIG_DFL
+    ]
+    for number in numbers:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _read_stdin(title: str) -> Spooled:
     """Keep standard input: a load must be able to read it again.
 
     Raises:
         CommandError: It is a terminal.
+        SourceError: It cannot be kept.
     """
     if sys.stdin.isatty():
         raise CommandError(
@@ -321,27 +351,18 @@ def _read_stdin(title: str) -> Path:
     return spool(sys.stdin.buffer, title)
 
 
-def _same(one: Path, other: Path) -> bool:
-    return one.is_file() and filecmp.cmp(one, other, shallow=False)
-
-
-async def _known_or_new(operations: Operations, name: str, kept: Path) -> Path:
-    """The file of the unfinished load of that name, if the same bytes have come again.
+async def _refuse_other_bytes(operations: Operations, name: str, path: Path) -> None:
+    """See that an unfinished load of that name is of these bytes.
 
     Raises:
-        OperationConflictError: There is one, and it is of other bytes.
+        OperationConflictError: It is of others.
     """
     try:
         status = (await operations.get(name)).status
     except OperationNotFoundError:
-        return kept
-    before = Path(str(status.spec.get("path")))
-    if status.finished or status.kind != "load":
-        return kept
-    same = await asyncio.to_thread(_same, before, kept)
-    remove(kept)
-    if same:
-        return before
+        return
+    if status.finished or status.kind != "load" or status.spec.get("path") == str(path):
+        return
     raise OperationConflictError(
         f"An unfinished load named {clean(name)!r} ({status.state.value}, "
         f"{rows(status.rows_done)}) is of other input than what came now, which was not kept. "
