@@ -97,7 +97,6 @@ class _Watch:
         self._version = 0
         self._frames: dict[str, tuple[int, bytes]] = {}
         self._reason: str | None = None
-        self._here = False
         self.watchers = 0
         self.over = False
         self.news = asyncio.Event()
@@ -118,10 +117,8 @@ class _Watch:
     def hear(self, report: Report) -> None:
         """Why it waits; how far it is, the next look tells."""
         if report.waiting_for is not None:
-            self._here = True
             self._wait(report.waiting_for)
-        elif self._here:
-            self._here = False
+        elif self._reason is not None:
             self._go_on(report.status)
 
     # Looking ----------------------------------------------------------------------------------
@@ -144,7 +141,7 @@ class _Watch:
         look = asyncio.ensure_future(operations.get(str(self._status.id)))
         try:
             await asyncio.wait({look}, timeout=_SLOW)
-            if not (look.done() or self._here):
+            if not (look.done() or self._reason_here()):
                 self._wait("The database does not answer")
             found = await look
         except OperationNotFoundError:
@@ -155,14 +152,23 @@ class _Watch:
             if not (isinstance(error, ConnectionPoolError | OSError) or is_driver_error(error)):
                 raise
             # The worker says it better, if it is one of ours.
-            if not self._here:
+            if not self._reason_here():
                 self._wait(told(error))
         else:
-            if not self._here or _seen(found.status) != _seen(self._status):
-                self._here = False
+            reason = self._reason_here()
+            if reason is None or found.status.state in ENDED:
                 self._go_on(found.status)
+            elif _seen(found.status) != _seen(self._status):
+                # A chunk was committed whose answer the worker has lost: it waits all the same.
+                self._status = found.status
+                self._reason = None
+                self._wait(reason)
         finally:
             look.cancel()
+
+    def _reason_here(self) -> str | None:
+        """Why the worker of this process waits, if it is the one."""
+        return self._parts.operations.waiting_for(self._status.id)
 
     # Telling ----------------------------------------------------------------------------------
 
