@@ -79,7 +79,7 @@ ANALYZE many;
         ({"where": "id = 1 /* and"}, "unterminated"),
         ({"where": "id = $1 + 1"}, "parameters"),
         ({"where": "  "}, "where is '  '"),
-        ({"where": "id = 1\0"}, "where is "),
+        ({"where": "id = 1\0"}, "NUL character"),
         ({"sweep": True}, "needs a condition"),
         # the throttle
         ({"batch": 0}, "batch is 0"),
@@ -87,8 +87,9 @@ ANALYZE many;
         ({"lock_timeout": 0}, "lock_timeout is 0"),
         ({"lock_timeout": -1}, "lock_timeout is -1"),
         ({"pause": -0.5}, "pause is -0.5"),
-        ({"pause": float("nan")}, "pause is nan"),
-        ({"max_replica_lag": float("inf")}, "max_replica_lag is inf"),
+        ({"pause": float("nan")}, "JSON"),
+        ({"max_replica_lag": float("inf")}, "JSON"),
+        ({"max_replica_lag": 1e9}, "max_replica_lag is 1000000000.0"),
     ],
 )
 async def test_it_is_refused_with_advice(pool, admin, asked, says):
@@ -116,8 +117,12 @@ async def test_a_throttle_that_is_spoilt_on_the_way_is_refused(pool, admin):
     await numbered(admin, 10)
     operation = await pool.operations.backfill("t", set=SET)
     await operation.pause()
-    operation = await pool.operations.backfill("t", set=SET, batch=-5)
     with pytest.raises(OperationError, match="batch is -5"):
+        await pool.operations.backfill("t", set=SET, batch=-5)
+    # nor is it taken from the table, where somebody may have put it
+    await operation.resume()
+    await admin.execute("UPDATE poolkeeper.operations SET spec = spec || '{\"batch\": -6}'")
+    with pytest.raises(OperationError, match="batch is -6"):
         await operation.run()
     assert await values(admin) == {0: 10}
     operation = await pool.operations.backfill("t", set=SET, batch=5)
