@@ -12,6 +12,7 @@ from poolkeeper.operations import (
     OperationFailedError,
     OperationState,
     Step,
+    worker,
 )
 from poolkeeper.operations.worker import ask
 from tests.operations.test_lifecycle import Gate, counted, counting
@@ -234,8 +235,9 @@ async def test_transaction_timeout_of_the_role_does_not_end_chunks(postgres, adm
     assert (status.state, status.outages) == (OperationState.DONE, 0)
 
 
-async def test_a_question_that_kills_its_connection_is_not_asked_for_ever(pool, admin):
-    """Twenty times, with pauses."""
+async def test_a_question_that_kills_its_connection_is_not_asked_for_ever(pool, monkeypatch):
+    """Twenty times, with pauses, which are shorter here."""
+    monkeypatch.setattr(worker, "LONGEST_PAUSE", 0.01)
     times = []
 
     async def suicidal(connection):
