@@ -70,6 +70,9 @@ def backfill(
             "the change makes false.",
         ),
     ] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Run an update once more that is done already.")
+    ] = False,
     batch: Annotated[
         int | None,
         typer.Option(
@@ -146,6 +149,7 @@ def backfill(
             lock_timeout=lock_timeout,
             pause=pause,
             name=name,
+            again=again,
         )
 
     carry_out(
@@ -158,5 +162,6 @@ def backfill(
             give_up_after=give_up_after,
             quiet=quiet,
             as_json=as_json,
+            again="--again",
         ),
     )
