@@ -3,6 +3,7 @@
 import resource
 from pathlib import Path
 
+import asyncpg
 import pytest
 import pytest_asyncio
 
@@ -85,6 +86,35 @@ async def test_part_files_of_a_longer_export_are_gone_after_overwriting(postgres
     )
     assert everything(parts) == ["notes.txt", "part-000001.csv"]
     assert len((parts / "part-000001.csv").read_text().splitlines()) == 10
+
+
+@pytest.mark.parametrize("steps", range(1, 5))
+async def test_a_worker_that_was_frozen_deletes_nothing_of_a_newer_export(
+    postgres, table, tmp_path, steps
+):
+    """Its export has been finished by another one, and a longer one has gone to the same place."""
+    spec = {"table": "t", "to": str(tmp_path), "part_bytes": 10_000, "overwrite": True}
+    await export(postgres.url, size=10, **spec)
+    short = await Export.prepare(postgres.url, **spec | {"where": "id < 10"})
+    frozen = short.start()
+    connection = await asyncpg.connect(postgres.url)
+    seq = await short.begin(connection, frozen)
+    done = False
+    while not done and seq < steps:
+        done = await short.step(connection, frozen, seq)
+        seq += 1
+    if not done:
+        await short.run()
+    assert everything(tmp_path) == ["part-000001.csv"]
+    await export(postgres.url, size=10, **spec)
+    newer = files(tmp_path)
+    assert len(newer) > 5
+    if not done:
+        with pytest.raises((AssertionError, ExportError)):
+            await short.step(connection, frozen, seq)
+    assert files(tmp_path) == newer
+    await frozen.close()
+    await connection.close()
 
 
 @pytest.mark.parametrize("to", ["out.csv", "parts"])

@@ -37,9 +37,11 @@ async def test_a_table_is_exported_by_one_call(pool, admin, tmp_path):
 
 async def test_the_same_export_again_does_not_touch_the_finished_file(pool, admin, tmp_path):
     await _fill(admin, 10)
-    await (await pool.operations.export(tmp_path / "t.csv", table="t")).run()
-    with pytest.raises(OperationError, match="exists"):
-        await pool.operations.export(tmp_path / "t.csv", table="t")
+    first = await (await pool.operations.export(tmp_path / "t.csv", table="t")).run()
+    (tmp_path / "t.csv").write_text("mine now")
+    again = await pool.operations.export(tmp_path / "t.csv", table="t")
+    assert (await again.run()).id == first.id
+    assert (tmp_path / "t.csv").read_text() == "mine now"
 
 
 async def test_sessions_that_are_ended_again_and_again_cost_no_row(pool, postgres, admin, tmp_path):

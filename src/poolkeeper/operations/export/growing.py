@@ -57,8 +57,13 @@ class GrowingFile:
         return cls(path, descriptor, 0, locked=_lock(descriptor))
 
     @classmethod
-    def reopen(cls, path: Path, size: int) -> Self:
+    def reopen(cls, path: Path, size: int, *, copying: bool = False) -> Self:
         """Go on with one of which ``size`` bytes count; nothing is changed until `take`.
+
+        Args:
+            path: Where it is.
+            size: How much of it counts.
+            copying: Whether to go on in a copy in any case.
 
         Raises:
             ExportFileMissingError: It is not there.
@@ -77,7 +82,8 @@ class GrowingFile:
             ) from error
         except OSError as error:
             raise file_error(error, path, "open") from error
-        found = os.fstat(descriptor).st_size
+        state = os.fstat(descriptor)
+        found = state.st_size
         if found < size:
             os.close(descriptor)
             raise ExportFileDamagedError(
@@ -87,10 +93,12 @@ class GrowingFile:
                 "and export anew.",
                 path=path,
             )
-        return cls(path, descriptor, size, locked=_lock(descriptor))
+        # one with another name has been published already, and must stay whole
+        alone = not copying and state.st_nlink == 1
+        return cls(path, descriptor, size, locked=alone and _lock(descriptor))
 
     def take(self, copy: Path) -> None:
-        """Drop what is beyond `size`; go on in a copy if another process has the file open.
+        """Drop what is beyond `size`; go on in a copy if the file is not this process's alone.
 
         Only for whoever has made sure that no other attempt can commit anything any more.
 

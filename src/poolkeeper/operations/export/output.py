@@ -9,11 +9,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from poolkeeper.operations.export.compression import compressor
+from poolkeeper.operations.export.errors import ExportFileMissingError
 from poolkeeper.operations.export.growing import GrowingFile, sync_directory
+from poolkeeper.operations.export.ownership import is_marked
 from poolkeeper.operations.export.position import Finished, Written
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from poolkeeper.operations.export.target import Target
 
@@ -26,10 +29,23 @@ class Output:
         compression: None, ``"gz"`` or ``"zst"``.
         part_bytes: A file of at least so many bytes, uncompressed, is followed by another one;
             None: there is one file only.
+        whole_chunks: Whether files only end where chunks do.
+        published_as_written: Whether files are published as they are, so that one can be gone on
+            with that has its final name already.
     """
 
-    def __init__(self, target: Target, *, compression: str | None, part_bytes: int | None) -> None:
+    def __init__(
+        self,
+        target: Target,
+        *,
+        compression: str | None,
+        part_bytes: int | None,
+        whole_chunks: bool = False,
+        published_as_written: bool = True,
+    ) -> None:
         self._target = target
+        self._whole_chunks = whole_chunks
+        self._published_as_written = published_as_written
         self.header = b""
         """What each file begins with; to be set before the first row."""
         self._compressor = compressor(compression)
@@ -56,8 +72,11 @@ class Output:
         self._new_names = False
         self._grown = 0
         if written.attempt is not None:
-            path = self._target.unfinished(written.part, written.attempt)
-            self._file = GrowingFile.reopen(path, written.offset)
+            self._file = self._reopen(written, written.attempt)
+
+    def latest_attempt(self) -> int:
+        """The last attempt of which there are files."""
+        return max((file.attempt for file in self._target.unfinished_files()), default=0)
 
     def take(self, attempt: int, finished: Sequence[Finished]) -> None:
         """Cut off what was written after the checkpoint and make ready to write.
@@ -88,7 +107,7 @@ class Output:
             ExportError: The disk is full, or anything else is wrong with it.
         """
         for buffer in buffers:
-            if self._part_bytes is not None and self._raw >= self._part_bytes:
+            if self._is_full() and not self._whole_chunks:
                 self._finish_file()
             self._append(buffer)
 
@@ -98,6 +117,8 @@ class Output:
         Raises:
             ExportError: The disk is full, or anything else is wrong with it.
         """
+        if self._whole_chunks and self._is_full():
+            self._finish_file()
         if self._file is not None:
             self._end_piece(self._file)
         if self._new_names:
@@ -127,6 +148,33 @@ class Output:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+    def _reopen(self, written: Written, attempt: int) -> GrowingFile:
+        try:
+            path = self._target.unfinished(written.part, attempt)
+            return GrowingFile.reopen(path, written.offset)
+        except ExportFileMissingError:
+            # Perhaps a failover has lost checkpoints, and the file has gone its way since: its
+            # beginning still is what this checkpoint counts.
+            for path in self._successors(written.part, attempt):
+                return GrowingFile.reopen(path, written.offset, copying=True)
+            raise
+
+    def _successors(self, part: int, attempt: int) -> Iterator[Path]:
+        """Files in which an unfinished one that is gone may have been continued."""
+        for file in list(self._target.unfinished_files()):
+            if file.part == part and file.attempt > attempt and not file.extra:
+                yield file.path
+        final = self._target.final(part)
+        if self._published_as_written and is_marked(final, self._target.export, part):
+            yield final
+
+    def _is_full(self) -> bool:
+        return (
+            self._file is not None
+            and self._part_bytes is not None
+            and self._raw >= self._part_bytes
+        )
 
     def _append(self, data: bytes) -> None:
         if self._file is None:
@@ -165,7 +213,7 @@ class Output:
         kept = {self._target.unfinished(file.part, file.attempt) for file in finished}
         if self._file is not None:
             kept.add(self._file.path)
-        for path, attempt in list(self._target.unfinished_files()):
+        for file in list(self._target.unfinished_files()):
             # never one of a later attempt: this one may have been frozen and believed dead
-            if attempt <= self._attempt and path not in kept:
-                path.unlink(missing_ok=True)
+            if file.attempt <= self._attempt and file.path not in kept:
+                file.path.unlink(missing_ok=True)

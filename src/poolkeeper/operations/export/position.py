@@ -54,6 +54,9 @@ class Position:
         exhausted: Whether all rows are in the files, so that only names are left to give.
         bytes: Bytes in all files.
         written: How far the files are.
+        part_after: Where files end with chunks: the last key before the file being written.
+        part_rows: Where files end with chunks: how many rows are in it.
+        again: How many rows come that have been counted before; see `rewound`.
     """
 
     export: str
@@ -62,6 +65,9 @@ class Position:
     exhausted: bool = False
     bytes: int = 0
     written: Written = Written()
+    part_after: tuple[str, ...] | None = None
+    part_rows: int = 0
+    again: int = 0
 
     def to_cursor(self) -> dict[str, Any]:
         """As it is stored."""
@@ -72,28 +78,51 @@ class Position:
         """The other way round."""
         written = dict(cursor["written"])
         written["finished"] = tuple(Finished(**file) for file in written["finished"])
-        after = cursor["after"]
-        return cls(
-            export=cursor["export"],
-            attempt=cursor["attempt"],
-            after=None if after is None else tuple(after),
-            exhausted=cursor["exhausted"],
-            bytes=cursor["bytes"],
-            written=Written(**written),
-        )
+        keys = {
+            name: None if cursor[name] is None else tuple(cursor[name])
+            for name in ("after", "part_after")
+        }
+        return cls(**cursor | keys | {"written": Written(**written)})
 
-    def next_attempt(self) -> Self:
-        """The same place, taken by a new attempt."""
-        return replace(self, attempt=self.attempt + 1)
+    def next_attempt(self, seen: int) -> Self:
+        """The same place, taken by a new attempt.
+
+        Args:
+            seen: The last attempt known of; a database that went back may not know it any more.
+        """
+        return replace(self, attempt=max(self.attempt, seen) + 1)
 
     def moved(
-        self, written: Written, *, more: int, after: Sequence[str] | None, exhausted: bool
+        self,
+        written: Written,
+        *,
+        rows: int,
+        more: int,
+        after: Sequence[str] | None,
+        exhausted: bool,
     ) -> Self:
-        """The place after a chunk of ``more`` bytes."""
+        """The place after a chunk of ``rows`` rows and ``more`` bytes."""
+        key = self.after if after is None else tuple(after)
+        same = written.part == self.written.part
         return replace(
             self,
-            after=self.after if after is None else tuple(after),
+            after=key,
             exhausted=exhausted,
             bytes=self.bytes + more,
             written=written,
+            part_after=self.part_after if same else key,
+            part_rows=self.part_rows + rows if same else 0,
+            again=max(0, self.again - rows),
+        )
+
+    def rewound(self) -> Self:
+        """The place where the file being written began, for files that end with chunks."""
+        written = self.written
+        return replace(
+            self,
+            after=self.part_after,
+            bytes=self.bytes - written.offset,
+            written=Written(written.part, finished=written.finished),
+            part_rows=0,
+            again=self.again + self.part_rows,
         )

@@ -19,6 +19,7 @@ from poolkeeper.operations.export.errors import (
     file_error,
 )
 from poolkeeper.operations.export.growing import sync_directory
+from poolkeeper.operations.export.ownership import is_marked, mark
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -42,13 +43,14 @@ def publish(
         target: Where they are.
         finished: Which ones; those that have their names already are passed over.
         attempt: The present one.
-        overwrite: Whether files of those names may be replaced.
+        overwrite: Whether files of those names may be replaced. This export's own always may.
         convert: Makes the file that is published of the one that was written. Of the same input it
             makes the same output.
 
     Raises:
         ExportTargetExistsError: Meanwhile somebody else has put a file there.
         ExportFileMissingError: A file is neither under its old name nor under its new one.
+        ExportFileDamagedError: A file is shorter than what was written to it.
         ExportError: The operating system refuses.
     """
     for file in finished:
@@ -58,15 +60,14 @@ def publish(
             if not written.exists():
                 _must_be_published(written, final, None if convert else file.size)
                 continue
-            if written.stat().st_size != file.size:
-                # rows of an attempt whose checkpoint never came
-                os.truncate(written, file.size)
-            if convert is None:
-                _rename(written, final, overwrite=overwrite)
-            else:
-                converted = target.unfinished(file.part, attempt, ".converted")
-                convert(written, converted)
-                _rename(converted, final, overwrite=overwrite)
+            ready = written
+            _cut(written, file.size)
+            if convert is not None:
+                ready = target.unfinished(file.part, attempt, ".converted")
+                convert(written, ready)
+            _seal(ready, target.export, file.part)
+            ours = is_marked(final, target.export, file.part)
+            _rename(ready, final, overwrite=overwrite or ours)
         except FileNotFoundError:
             # another process was faster
             _must_be_published(written, final, None)
@@ -78,36 +79,48 @@ def publish(
             target.unfinished(file.part, file.attempt).unlink(missing_ok=True)
 
 
-def remove_surplus(target: Target, *, last: int) -> None:
-    """Delete the part files of an earlier, longer export that this one has overwritten.
-
-    Raises:
-        ExportError: The operating system refuses.
-    """
-    if target.file is not None:
-        return
-    try:
-        for path, part in list(target.finished_parts()):
-            if part > last:
-                path.unlink(missing_ok=True)
-    except OSError as error:
-        raise file_error(error, target.directory, "delete files of") from error
-    sync_directory(target.directory)
-
-
 def refuse_to_overwrite(target: Target) -> None:
-    """See that nothing is in the way.
+    """See that nothing is in the way but what this export has published itself.
 
     Raises:
         ExportTargetExistsError: Something is.
         ExportError: The directory cannot be read.
     """
     try:
-        path = target.in_the_way()
+        others = (
+            path
+            for path, part in target.finished_files()
+            if not is_marked(path, target.export, part)
+        )
+        path = min(others, default=None)
     except OSError as error:
         raise file_error(error, target.directory, "read") from error
     if path is not None:
         raise _exists(path)
+
+
+def _cut(path: Path, size: int) -> None:
+    """Drop rows of an attempt whose checkpoint never came."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        found = os.fstat(descriptor).st_size
+        if found < size:
+            raise _damaged(path, found, size)
+        if found > size:
+            os.ftruncate(descriptor, size)
+            # or the file might come back longer after a power failure, under its final name
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _seal(path: Path, export: str, part: int) -> None:
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        mark(descriptor, export, part)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _rename(source: Path, final: Path, *, overwrite: bool) -> None:
@@ -141,11 +154,15 @@ def _must_be_published(written: Path, final: Path, size: int | None) -> None:
             path=final,
         ) from error
     if size is not None and found != size:
-        raise ExportFileDamagedError(
-            f"{final} has {found:,} bytes instead of the {size:,} the export has written. "
-            "Suggestion: restore it, or cancel the operation and export anew.",
-            path=final,
-        )
+        raise _damaged(final, found, size)
+
+
+def _damaged(path: Path, found: int, size: int) -> ExportFileDamagedError:
+    return ExportFileDamagedError(
+        f"{path} has {found:,} bytes instead of the {size:,} the export has written. "
+        "Suggestion: restore it, or cancel the operation and export anew.",
+        path=path,
+    )
 
 
 def _exists(path: Path) -> ExportTargetExistsError:

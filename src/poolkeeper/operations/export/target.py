@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,6 +17,22 @@ FORMATS: Final = {
     ".parquet": "parquet",
 }
 COMPRESSIONS: Final = {".gz": "gz", ".zst": "zst"}
+
+
+class Unfinished(NamedTuple):
+    """An unfinished file.
+
+    Attributes:
+        path: Where it is.
+        part: Its number, from 1.
+        attempt: The attempt that made it.
+        extra: What else its name says.
+    """
+
+    path: Path
+    part: int
+    attempt: int
+    extra: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,30 +67,32 @@ class Target:
             return self.directory / f"{self.file}.{mark}{extra}.partial"
         return self.directory / f".part-{part:06}{self.suffix}.{mark}{extra}.tmp"
 
-    def unfinished_files(self) -> Iterator[tuple[Path, int]]:
-        """Every unfinished file of this export that is there, with the attempt that made it."""
+    def unfinished_files(self) -> Iterator[Unfinished]:
+        """Every unfinished file of this export that is there."""
         if self.file is not None:
             before, after = re.escape(self.file), "partial"
         else:
-            before, after = r"\.part-\d{6,}" + re.escape(self.suffix), "tmp"
-        name = re.compile(rf"{before}\.{self.export}-(\d+)(?:\.\w+)?\.{after}")
+            before, after = r"\.part-(?P<part>\d{6,})" + re.escape(self.suffix), "tmp"
+        mark = rf"{self.export}-(?P<attempt>\d+)(?P<extra>\.\w+)?"
+        name = re.compile(rf"{before}\.{mark}\.{after}")
         for path in self.directory.iterdir():
             if found := name.fullmatch(path.name):
-                yield path, int(found[1])
+                part = 1 if self.file is not None else int(found["part"])
+                yield Unfinished(path, part, int(found["attempt"]), found["extra"] or "")
 
-    def finished_parts(self) -> Iterator[tuple[Path, int]]:
-        """Every finished part file of any export that is there, with its number."""
+    def finished_files(self) -> Iterator[tuple[Path, int]]:
+        """Every file of any export that is there under a final name, with the number of its part.
+
+        Parts this export will never have are among them.
+        """
+        if self.file is not None:
+            if self.final(1).exists():
+                yield self.final(1), 1
+            return
         name = re.compile(r"part-(\d{6,})" + re.escape(self.suffix))
         for path in self.directory.iterdir():
             if found := name.fullmatch(path.name):
                 yield path, int(found[1])
-
-    def in_the_way(self) -> Path | None:
-        """A file this export would have to replace."""
-        if self.file is not None:
-            path = self.final(1)
-            return path if path.exists() else None
-        return min((path for path, _ in self.finished_parts()), default=None)
 
 
 def formats_of(name: str) -> tuple[str | None, str | None]:
