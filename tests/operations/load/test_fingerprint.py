@@ -1,12 +1,18 @@
 """Whether a file is the one that was looked at before."""
 
+import errno
 import os
 import zlib
 from itertools import pairwise
 
 import pytest
 
-from poolkeeper.operations.load.errors import SourceChangedError, SourceMissingError
+from poolkeeper.operations.errors import NotHereError
+from poolkeeper.operations.load.errors import (
+    SourceChangedError,
+    SourceError,
+    SourceMissingError,
+)
 from poolkeeper.operations.load.fingerprint import (
     ENDS,
     TOUCHED,
@@ -16,6 +22,7 @@ from poolkeeper.operations.load.fingerprint import (
     verify_prefix,
 )
 from poolkeeper.operations.load.layers import Stream
+from poolkeeper.operations.load.raw_file import cannot_open
 
 DATA = b"".join(b"%07d\n" % n for n in range(50_000))
 
@@ -60,6 +67,15 @@ def test_missing_file_is_said(path):
     path.unlink()
     with pytest.raises(SourceMissingError):
         check(str(path), before)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.ESTALE, errno.EIO])
+def test_what_one_machine_cannot_open_another_one_may(number):
+    """A file that is not one is so everywhere."""
+    error = cannot_open("x", OSError(number, os.strerror(number)))
+    assert isinstance(error, SourceError)
+    assert isinstance(error, NotHereError)
+    assert not isinstance(cannot_open("x", OSError(errno.ELOOP, "loop")), NotHereError)
 
 
 def test_what_was_loaded_is_compared_chunk_by_chunk(path):

@@ -2,11 +2,13 @@
 
 import gzip
 import os
+import threading
 import zlib
 
 import pytest
 
-from poolkeeper.operations.load.errors import SourceError
+from poolkeeper.operations.load.errors import AbandonedError, SourceError
+from poolkeeper.operations.load.forward import Skipping
 from poolkeeper.operations.load.layers import Stream
 
 zstd = pytest.importorskip("backports.zstd")
@@ -148,3 +150,38 @@ def test_unreadable_file_is_said(tmp_path):
             Stream(str(path), None, None)
     finally:
         os.seteuid(was)
+
+
+def test_long_way_is_not_gone_to_its_end_when_nobody_waits():
+    """A skip looks after every block; so does whoever reads a stream."""
+    abandoned = threading.Event()
+
+    class Endless(Skipping):
+        def _decode(self, size):
+            if self.position > 4 * size:
+                abandoned.set()
+            return bytes(size)
+
+    endless = Endless("x", abandoned)
+    with pytest.raises(AbandonedError):
+        endless.seek(1 << 60)
+    assert endless.position < 1 << 24
+
+
+@pytest.mark.parametrize("options", [(None, None), ("gzip", None), ("gzip", "utf-16")])
+def test_abandoned_stream_is_not_read(tmp_path, options):
+    """Until it is taken up again."""
+    path = tmp_path / "x"
+    data = b"text\n" * 1000
+    raw = data.decode().encode("utf-16") if options[1] else data
+    path.write_bytes(gzip.compress(raw) if options[0] else raw)
+    with Stream(str(path), *options) as stream:
+        stream.abandoned.set()
+        with pytest.raises(AbandonedError):
+            stream.read(5)
+        if options[0]:
+            with pytest.raises(AbandonedError):
+                stream.seek(1000)
+        stream.abandoned.clear()
+        stream.seek(1000)
+        assert stream.read(5) == b"text\n"

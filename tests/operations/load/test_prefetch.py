@@ -21,15 +21,22 @@ class GatedReader:
         self.gate = threading.Event()
         self.gate.set()
         self.reading = threading.Event()
+        self.abandoned = threading.Event()
+        self.opening = threading.Event()
         self.calls = []
 
     def open(self, cursor):
         assert not self.reading.is_set()
+        assert not self.opening.is_set()
+        self.opening.set()
+        assert self.gate.wait(60)
         self.calls.append(f"open {cursor['offset']}")
         self.offset = cursor["offset"]
+        self.opening.clear()
 
     def read(self, size):
         assert not self.reading.is_set()
+        assert not self.opening.is_set()
         self.reading.set()
         assert self.gate.wait(60)
         start, self.offset = self.offset, self.offset + 1
@@ -52,6 +59,7 @@ class GatedReader:
 
     def close(self):
         assert not self.reading.is_set()
+        assert not self.opening.is_set()
         self.calls.append("close")
 
 
@@ -107,4 +115,53 @@ async def test_piece_the_database_could_not_digest_is_read_smaller():
     await pieces.go_to(first.start)
     again = await pieces.next(25)
     assert (again.start, again.size) == (first.start, 25)
+    await pieces.close()
+
+
+async def cancel(task):
+    task.cancel()
+    await asyncio.wait({task})
+
+
+@pytest.mark.parametrize("then", ["elsewhere", "close"])
+async def test_cancelled_seek_leaves_the_reader_to_its_thread(then):
+    """It is told to give up, and waited for."""
+    reader = GatedReader()
+    pieces = Prefetcher(reader)
+    reader.gate.clear()
+    going = asyncio.ensure_future(pieces.go_to({"offset": 3}))
+    await asyncio.to_thread(reader.opening.wait)
+    await cancel(going)
+    going = asyncio.ensure_future(
+        pieces.go_to({"offset": 7}) if then == "elsewhere" else pieces.close()
+    )
+    assert await asyncio.to_thread(reader.abandoned.wait, 60)
+    # also when that is cancelled and asked for once more
+    await cancel(going)
+    going = asyncio.ensure_future(
+        pieces.go_to({"offset": 7}) if then == "elsewhere" else pieces.close()
+    )
+    await asyncio.sleep(0)
+    assert reader.calls == []
+    reader.gate.set()
+    await going
+    assert reader.calls == ["open 3", "open 7" if then == "elsewhere" else "close"]
+    assert not reader.abandoned.is_set()
+    await pieces.close()
+
+
+async def test_cancelled_seek_to_a_smaller_piece_is_done_again():
+    """No row comes twice because the reader had gone back."""
+    reader = GatedReader()
+    pieces = Prefetcher(reader)
+    first = await pieces.next(100)
+    await pieces._ahead
+    await pieces.go_to(first.start)
+    reader.gate.clear()
+    reading = asyncio.ensure_future(pieces.next(25))
+    await asyncio.to_thread(reader.opening.wait)
+    await cancel(reading)
+    reader.gate.set()
+    await pieces.go_to(first.end)
+    assert (await pieces.next(25)).start == first.end
     await pieces.close()

@@ -11,6 +11,7 @@ from poolkeeper.operations.load.errors import SourceError
 from poolkeeper.operations.load.forward import Skipping
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable
 
     from poolkeeper.operations.load.raw_file import RawFile
@@ -27,8 +28,8 @@ ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 class Decompressed(Skipping):
     """The contents of a compressed file, of all its members one after another."""
 
-    def __init__(self, raw: RawFile, codec: _Codec) -> None:
-        super().__init__(raw.path)
+    def __init__(self, raw: RawFile, codec: _Codec, abandoned: threading.Event) -> None:
+        super().__init__(raw.path, abandoned)
         self._raw = raw
         self._codec = codec
         self._start()

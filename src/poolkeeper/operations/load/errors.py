@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from poolkeeper.operations.errors import OperationError
+from poolkeeper.operations.errors import NotHereError, OperationError
+
+
+class AbandonedError(Exception):
+    """A thread was told to give up; whoever told it does not look at what it raises."""
 
 
 class SourceError(OperationError):
@@ -28,8 +32,8 @@ class SourceError(OperationError):
         self.offset = offset
 
 
-class SourceMissingError(SourceError):
-    """There is no such file on this machine."""
+class SourceMissingError(SourceError, NotHereError):
+    """There is no such file on this machine, or this process cannot open it; another one may."""
 
 
 class SourceChangedError(SourceError):

@@ -7,10 +7,11 @@ file is packed in. Going back to one costs decoding what is before it, except in
 from __future__ import annotations
 
 import codecs
+import threading
 from typing import Final, Protocol, Self
 
 from poolkeeper.operations.load.compression import COMPRESSIONS, Decompressed
-from poolkeeper.operations.load.errors import SourceError
+from poolkeeper.operations.load.errors import AbandonedError, SourceError
 from poolkeeper.operations.load.forward import Skipping
 from poolkeeper.operations.load.raw_file import RawFile
 
@@ -42,8 +43,8 @@ class Layer(Protocol):
 class Transcoded(Skipping):
     """A stream of text as UTF-8, for encodings that PostgreSQL does not have."""
 
-    def __init__(self, source: Layer, path: str, codec: str) -> None:
-        super().__init__(path)
+    def __init__(self, source: Layer, path: str, codec: str, abandoned: threading.Event) -> None:
+        super().__init__(path, abandoned)
         self._source = source
         self._codec = codec
         self._start()
@@ -100,19 +101,28 @@ class Stream:
         raw_size: Its size in bytes.
         start: Position of the first byte of data: 3 after a byte order mark of UTF-8.
         is_plain: Whether its positions are those of the file.
+        abandoned: May be set by another thread: what is done with it then ends soon, with
+            `AbandonedError`.
     """
 
-    def __init__(self, path: str, compression: str | None, transcode_from: str | None) -> None:
+    def __init__(
+        self,
+        path: str,
+        compression: str | None,
+        transcode_from: str | None,
+        abandoned: threading.Event | None = None,
+    ) -> None:
         self.path = path
+        self.abandoned = threading.Event() if abandoned is None else abandoned
         self._raw = RawFile(path)
         self.raw_size = self._raw.size
         self.is_plain = compression is None and transcode_from is None
         try:
             layer: Layer = self._raw
             if compression is not None:
-                layer = Decompressed(self._raw, COMPRESSIONS[compression](path))
+                layer = Decompressed(self._raw, COMPRESSIONS[compression](path), self.abandoned)
             if transcode_from is not None:
-                layer = Transcoded(layer, path, transcode_from)
+                layer = Transcoded(layer, path, transcode_from, self.abandoned)
             self.start = 0 if transcode_from is not None else _bom_size(layer)
             self._layer = layer
             layer.seek(self.start)
@@ -121,7 +131,14 @@ class Stream:
             raise
 
     def read(self, size: int) -> bytes:
-        """``size`` bytes; fewer only at the end."""
+        """``size`` bytes; fewer only at the end.
+
+        Raises:
+            AbandonedError: Nobody waits for it any more.
+            SourceError: The file is damaged here, or has changed.
+        """
+        if self.abandoned.is_set():
+            raise AbandonedError
         data = self._layer.read(size)
         if len(data) == size or not data:
             return data

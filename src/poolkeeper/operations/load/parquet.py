@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib
 import io
 import json
+import threading
 import zlib
 from typing import TYPE_CHECKING, Any, Final
 
 from poolkeeper.operations.load.csv_records import CsvRecords
-from poolkeeper.operations.load.errors import SourceError
+from poolkeeper.operations.load.errors import AbandonedError, SourceError
 from poolkeeper.operations.load.piece import Piece
 from poolkeeper.operations.load.raw_file import RawFile
 
@@ -40,6 +41,7 @@ class ParquetReader:
 
     def __init__(self, path: str, columns: Sequence[str] | None = None) -> None:
         self._path = path
+        self.abandoned = threading.Event()
         self._pa, self._pc, self._pq, self._csv = _import_pyarrow(path)
         # looked at through our own eyes first, for its errors and to see it change
         self._raw = RawFile(path)
@@ -178,6 +180,8 @@ class ParquetReader:
 
     def _step(self) -> Any:
         assert self._steps is not None
+        if self.abandoned.is_set():
+            raise AbandonedError
         try:
             return next(self._steps, None)
         except (self._pa.ArrowException, OSError) as error:

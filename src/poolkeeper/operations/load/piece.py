@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable, Sequence
 
     from poolkeeper.operations.kind import Json, Reject
@@ -65,6 +66,13 @@ class RecordReader(Protocol):
 
     Not for two threads at a time.
     """
+
+    @property
+    def abandoned(self) -> threading.Event:
+        """What a thread does with it ends within about a second once this is set, by any exception.
+
+        Then it must be opened anew.
+        """
 
     @property
     def bytes_total(self) -> int:

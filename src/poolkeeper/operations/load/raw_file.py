@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from typing import Final
 
 from poolkeeper.operations.load.errors import SourceChangedError, SourceError, SourceMissingError
 
@@ -107,6 +108,10 @@ class RawFile:
             ) from error
 
 
+_HERE_ONLY: Final = {errno.EACCES, errno.EPERM, errno.ESTALE, errno.EIO}
+"""What says more of this machine, its user and its mounts than of the file."""
+
+
 def cannot_open(path: str, error: OSError) -> SourceError:
     """Say why a file cannot be opened."""
     if error.errno == errno.ENOENT:
@@ -121,7 +126,10 @@ def cannot_open(path: str, error: OSError) -> SourceError:
     else:
         text = f"cannot be opened: {error.strerror}"
         advice = "check the disk or the network share the file is on"
-    return SourceError(f"{path} {text}. Suggestion: {advice}.", path=path)
+    message = f"{path} {text}. Suggestion: {advice}."
+    if error.errno in _HERE_ONLY:
+        return SourceMissingError(message, path=path)
+    return SourceError(message, path=path)
 
 
 def not_a_file(path: str, mode: int) -> SourceError:

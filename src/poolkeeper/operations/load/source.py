@@ -18,6 +18,7 @@ from poolkeeper.operations.load.raw_file import RawFile
 from poolkeeper.operations.load.text_reader import MAX_RECORD_BYTES, TextReader, TextRules
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Mapping, Sequence
 
     from poolkeeper.operations.kind import Json
@@ -151,10 +152,10 @@ class Source:
             return CsvRecords(None, None, self.line_end.encode())
         return CsvRecords(self.quote.encode(), self.escape.encode(), self.line_end.encode())
 
-    def stream(self) -> Stream:
+    def stream(self, abandoned: threading.Event | None = None) -> Stream:
         """Open it as a stream of what COPY will be sent."""
         compression = None if self.compression == "none" else self.compression
-        return Stream(self.path, compression, self.encoding.transcode_from)
+        return Stream(self.path, compression, self.encoding.transcode_from, abandoned)
 
     def reader(
         self,

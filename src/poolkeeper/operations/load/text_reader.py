@@ -13,6 +13,7 @@ from poolkeeper.operations.load.errors import MalformedRecordError
 from poolkeeper.operations.load.piece import REJECT_BYTES, Piece, cut, snippet
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable, Sequence
 
     from poolkeeper.operations.kind import Json
@@ -59,6 +60,11 @@ class TextReader:
         self._rules = rules
         self._records = rules.records
         self.open({"offset": stream.start, "line": 1})
+
+    @property
+    def abandoned(self) -> threading.Event:
+        """See `RecordReader.abandoned`."""
+        return self._stream.abandoned
 
     @property
     def bytes_total(self) -> int:
