@@ -174,6 +174,23 @@ async def test_missing_file_leaves_the_load_to_another_process(pool, admin, path
     assert await numbers(admin) == list(range(ROWS))
 
 
+async def test_file_that_goes_missing_meanwhile_leaves_the_load_to_another_process(
+    pool, admin, path
+):
+    """Whoever notices it between two chunks does not fail the load."""
+    async with Halfway(pool, admin, path) as load:
+        os.utime(path, (1, 1))
+        away = path.rename(f"{path}.away")
+        with pytest.raises(NotHereError, match="does not exist"):
+            await load.go_on()
+        left = await pool.operations.get(load.operation.name)
+        assert left.status.state is OperationState.PENDING
+    away.rename(path)
+    status = await (await pool.operations.load(path, into="t")).run()
+    assert status.rows_done == ROWS
+    assert await numbers(admin) == list(range(ROWS))
+
+
 @pytest.mark.parametrize("how", ["missing", "directory"])
 async def test_no_load_is_created_of_what_is_no_file(pool, admin, tmp_path, how):
     """Nothing is left in the table of operations."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import TYPE_CHECKING, Any, Final
 
-from poolkeeper.operations.errors import NotHereError, OperationError
+from poolkeeper.operations.errors import OperationError
 from poolkeeper.operations.kind import Chunk, Sizing
 from poolkeeper.operations.load import fingerprint, spool
+from poolkeeper.operations.load.alive import alive
 from poolkeeper.operations.load.copy import Loader
-from poolkeeper.operations.load.errors import SourceChangedError, SourceMissingError
+from poolkeeper.operations.load.errors import SourceChangedError
 from poolkeeper.operations.load.prefetch import Prefetcher
 from poolkeeper.operations.load.source import Source
 from poolkeeper.operations.load.statements import Statements
@@ -43,27 +45,24 @@ class LoadRun:
     async def begin(self, connection: Any, cursor: Json) -> None:
         """See ``Run``: open the file if need be, see that it is the same one, and go there."""
         self._cursor = cursor
-        try:
-            verified = await asyncio.to_thread(self._check)
-            if not verified:
-                await self._verify(connection)
-            if self._pieces is None:
-                await self._open(connection)
-            assert self._pieces is not None
-            await self._pieces.go_to(cursor)
-        except SourceMissingError as error:
-            raise NotHereError(str(error)) from error
+        verified = await asyncio.to_thread(self._check)
+        if not verified:
+            await self._verify(connection)
+        if self._pieces is None:
+            await self._open(connection)
+        assert self._pieces is not None
+        await self._pieces.go_to(cursor)
 
     async def chunk(self, connection: Any, size: int) -> Chunk:
         """See ``Run``."""
         assert self._pieces is not None
         assert self._loader is not None
         try:
-            piece = await self._pieces.next(size)
+            piece = await alive(connection, self._pieces.next(size))
         except SourceChangedError:
             # Perhaps it was only touched. What was loaded of it decides.
             await self._reopen(connection)
-            piece = await self._pieces.next(size)
+            piece = await alive(connection, self._pieces.next(size))
         if piece is None:
             return Chunk(cursor=self._cursor, rows=0, bytes_done=self._bytes_total, done=True)
         rows, refused = await self._loader.load(connection, piece)
@@ -119,7 +118,7 @@ class LoadRun:
         await self.close()
         await self._open(connection)
         assert self._pieces is not None
-        await self._pieces.go_to(self._cursor)
+        await alive(connection, self._pieces.go_to(self._cursor))
 
     def _check(self) -> bool:
         """Whether the file is certainly the same; False: its contents must be compared."""
@@ -159,11 +158,17 @@ async def verify(connection: Any, spec: Json, chunks: Chunks) -> Json:
         if chunk.checksum is not None and "offset" in chunk.cursor_from
     ]
 
+    abandoned = threading.Event()
+
     def compare() -> Json:
         source = Source.detect(spec["path"], spec)
         if loaded:
-            with source.stream() as stream:
+            with source.stream(abandoned) as stream:
                 fingerprint.verify_prefix(stream, loaded)
         return fingerprint.fingerprint(spec["path"])
 
-    return await asyncio.to_thread(compare)
+    try:
+        return await alive(connection, asyncio.to_thread(compare))
+    finally:
+        # That of a cancelled one must not go on for as long as the file is large.
+        abandoned.set()
