@@ -22,6 +22,7 @@ def detect(tmp_path, name, data=b"a\n", **options):
         ("x.csv", b"a", ("csv", "none")),
         ("X.CSV", b"a", ("csv", "none")),
         ("x.tsv", b"a", ("csv", "none")),
+        ("x.tab.gz", gzip.compress(b"a\tb"), ("csv", "gzip")),
         ("x.txt", b"", ("csv", "none")),
         ("x.2024.jsonl", b"{}", ("ndjson", "none")),
         ("x.ndjson.gz", gzip.compress(b"{}"), ("ndjson", "gzip")),
@@ -57,9 +58,10 @@ def test_what_the_user_says_counts(tmp_path):
     assert detect(tmp_path, "x", gzip.compress(b"a"), format="csv") == ("csv", "gzip")
 
 
-def test_options_found_out_find_the_same_again(tmp_path):
+@pytest.mark.parametrize("name", ["x.tsv", "x.tab"])
+def test_options_found_out_find_the_same_again(tmp_path, name):
     """They are kept in the operation, for every later run."""
-    path = tmp_path / "x.tsv"
+    path = tmp_path / name
     path.write_bytes("a\tb\r1\t2\r".encode("utf-16"))
     source = Source.detect(str(path), {})
     assert source.line_end == "\r"
