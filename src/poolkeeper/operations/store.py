@@ -116,6 +116,8 @@ update poolkeeper.operations
        lease_until = clock_timestamp() + make_interval(secs => $3)
  where id = $1 and epoch = $2 and state = 'running'"""
 
+# From here to COMMIT the operation's row is locked, and nobody else could claim it: a worker that
+# stands still here must not keep its session for longer than its lease.
 _CHECKPOINT: Final = f"""
 with moved as (
     update poolkeeper.operations o
@@ -132,7 +134,10 @@ with moved as (
         (operation, seq, epoch, owner, cursor_from, cursor_to, rows, rejected, checksum)
     select id, $3, epoch, owner, $10::text::jsonb, cursor, $5, $6, $11 from moved
 )
-select {_COLUMNS} from moved o"""
+select {_COLUMNS},
+       set_config('idle_in_transaction_session_timeout',
+                  greatest(round($8 * 1000), 500)::int::text, true)
+  from moved o"""
 
 _REJECT: Final = """
 insert into poolkeeper.rejects (operation, seq, number, line, raw, sqlstate, message)
@@ -453,8 +458,8 @@ def bounds(lease_seconds: float, server_major: int) -> str:
 
     A session whose worker has gone ends by itself, and with it the locks it holds; one whose worker
     is there may take as long as it likes, but for pauses between two statements, which are bounded
-    by four leases, and by a minute at the least. Chunks are as durable as the server makes them:
-    whoever watches them takes them for that.
+    by four leases, and by a minute at the least, until the checkpoint. Chunks are as durable as the
+    server makes them: whoever watches them takes them for that.
     """
     pause = max(LONGEST_PAUSE_SECONDS, 4 * lease_seconds)
     script = f"{BOUNDS}set local idle_in_transaction_session_timeout = {round(pause * 1000)}"
