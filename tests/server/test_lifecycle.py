@@ -286,3 +286,13 @@ def test_a_data_directory_that_cannot_be_made_is_one_clear_error(tmp_path):
         "or choose another directory with --data-dir or POOLKEEPER_DATA_DIR."
     )
     assert "Traceback" not in text
+
+
+def test_a_data_directory_that_is_not_used_is_mentioned(postgres, tmp_path):
+    """With DATABASE_URL set, as the README sets it for programs, nothing embedded is started."""
+    options = ("--port=0", f"--data-dir={tmp_path}/data")
+    with ServerProcess(*options, database_url=postgres.url) as server:
+        told = server.wait_for("data_dir_not_used")
+        assert told["data_dir"] == f"{tmp_path}/data"
+        assert "unset DATABASE_URL" in told["suggestion"]
+    assert not (tmp_path / "data").exists()

@@ -358,6 +358,7 @@ def serve(
             reuse_port=reuse_port,
             database_url=database_url,
             data_dir=data_dir or default_data_dir(),
+            data_dir_given=data_dir is not None,
             max_size=max_size,
             settings=settings,
             token_file=token_file,

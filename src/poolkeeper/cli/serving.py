@@ -64,6 +64,7 @@ class Plan:
     reuse_port: bool
     database_url: str | None
     data_dir: Path
+    data_dir_given: bool
     max_size: int | None
     settings: ServerSettings
     token_file: Path | None
@@ -99,6 +100,15 @@ def run(plan: Plan) -> None:
             _check_door(plan, settings, sockets, encrypted=certificate is not None)
             _warn_of_short_token(plan.settings.tokens)
         embedded = None
+        if config.database_url is not None and plan.data_dir_given:
+            _log.warning(
+                "data_dir_not_used",
+                extra={
+                    "data_dir": str(plan.data_dir),
+                    "reason": "a database URL is given, by --database-url or DATABASE_URL",
+                    "suggestion": "unset DATABASE_URL to start the embedded PostgreSQL",
+                },
+            )
         if config.database_url is None:
             embedded = resources.enter_context(_embedded(plan.data_dir))
             config = config.with_changes(database_url=embedded.dsn(driver="psycopg"))
