@@ -197,6 +197,7 @@ class Verbs(ABC):
         part_bytes: int | None = None,
         header: bool | None = None,
         delimiter: str | None = None,
+        quote: str | None = None,
         null: str | None = None,
         overwrite: bool = False,
         name: str | None = None,
@@ -220,7 +221,8 @@ class Verbs(ABC):
                 has no suffix.
             part_bytes: Size of a part file; by default 64 MiB.
             header: Whether CSV begins with the names of the columns; by default it does.
-            delimiter: Of CSV; by default a comma.
+            delimiter: Of CSV; by default a comma, a tab in ``.tsv``.
+            quote: Of CSV; by default ``"``.
             null: What stands for NULL in CSV; by default nothing.
             overwrite: Replace what is there.
             name: What to call the operation; by default what is written where.
@@ -245,6 +247,7 @@ class Verbs(ABC):
             "part_bytes": part_bytes,
             "header": header,
             "delimiter": delimiter,
+            "quote": quote,
             "null": null,
             "overwrite": overwrite or None,
         }

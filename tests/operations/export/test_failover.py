@@ -70,7 +70,8 @@ async def test_an_export_goes_on_from_any_older_checkpoint(postgres, admin, tabl
     made = await Export.prepare(postgres.url, **spec | {"to": str(tmp_path / spec["to"])})
     export = Lossy(made, admin)
     await export.run()
-    for turn, checkpoint in enumerate(list(export.checkpoints)):
+    # a database that has gone back never comes to what it has lost: each turn is older
+    for turn, checkpoint in enumerate(reversed(list(export.checkpoints))):
         # the lost rows are others now, and there are fewer of them
         await admin.execute("update t set text = $1 where id > 30", f"turn {turn}")
         await admin.execute("delete from t where id > $1", ROWS - turn)
@@ -91,10 +92,11 @@ async def test_an_export_goes_on_from_any_older_checkpoint(postgres, admin, tabl
         await export.go_back(checkpoint)
         await export.run()
         assert [int(row.split(",")[0]) for row in content(tmp_path)] == list(range(1, ROWS + 1))
+        assert await export.rows_done() == ROWS
 
 
 @pytest.mark.parametrize("shape", ["one file", "parts", "parquet parts"])
-@pytest.mark.parametrize("further", [1, 3, 6])
+@pytest.mark.parametrize("further", [1, 2, 6])
 async def test_an_export_goes_back_while_it_is_under_way(
     postgres, admin, table, tmp_path, shape, further
 ):
@@ -104,7 +106,7 @@ async def test_an_export_goes_back_while_it_is_under_way(
     export = Lossy(made, admin)
     await export.run(chunks=3)
     kept = await admin.fetchrow("select * from checkpoint")
-    for _ in range(3):
+    for _ in range(2):
         await export.run(chunks=further)
         await export.run(chunks=1)
     await export.go_back(kept)

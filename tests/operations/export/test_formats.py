@@ -52,6 +52,43 @@ async def test_csv_options_are_those_of_copy(url, tmp_path):
     assert (tmp_path / "t.csv").read_bytes() == b"0;NIL\n1;NIL\n"
 
 
+@pytest.mark.parametrize("suffix", [".tsv", ".tab", ".TSV", ".tsv.gz", ".tab.zstd"])
+async def test_tsv_has_tabs(url, tmp_path, suffix):
+    """As load expects it."""
+    path = tmp_path / f"t{suffix}"
+    await export(url, query="select id, note from t where id < 2", key="id", to=str(path))
+    unpack = {".gz": gzip.decompress, ".zstd": zstd.decompress}.get(path.suffix, bytes)
+    assert unpack(path.read_bytes()) == b"id\tnote\n0\t\n1\t\n"
+
+
+async def test_a_delimiter_that_is_given_counts_more_than_the_name(url, tmp_path):
+    await export(
+        url, query="select id, note from t where id < 1", key=["id"], to=str(tmp_path / "t.tsv"),
+        delimiter=";", header=False,
+    )  # fmt: skip
+    assert (tmp_path / "t.tsv").read_bytes() == b"0;\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "name", "codec"),
+    [
+        ({}, "part-000001.csv", None),
+        ({"compression": "gzip"}, "part-000001.csv.gz", None),
+        ({"compression": "zstd", "format": "ndjson"}, "part-000001.ndjson.zst", None),
+        ({"format": "parquet"}, "part-000001.parquet", "SNAPPY"),
+        ({"format": "parquet", "compression": "none"}, "part-000001.parquet", "UNCOMPRESSED"),
+        ({"format": "parquet", "compression": "gzip"}, "part-000001.parquet", "GZIP"),
+    ],
+)
+async def test_the_words_for_compressions_are_those_of_load(url, tmp_path, given, name, codec):
+    made = await export(url, table="t", to=str(tmp_path / "parts"), **given)
+    assert list(files(tmp_path / "parts")) == [name]
+    assert made.prepared.spec["compression"] in {None, "none", "gzip", "zstd"}
+    if codec is not None:
+        metadata = pyarrow.parquet.read_metadata(tmp_path / "parts" / name)
+        assert metadata.row_group(0).column(1).compression == codec
+
+
 async def test_csv_loads_back_into_postgresql_by_copy(admin, url, tmp_path):
     await export(url, table="t", to=str(tmp_path / "t.csv"), size=2)
     await admin.execute("create table u (like t)")

@@ -35,6 +35,17 @@ async def test_a_table_is_exported_by_one_call(pool, admin, tmp_path):
     assert everything(tmp_path) == ["t.csv"]
 
 
+async def test_options_of_csv_are_those_of_load(pool, admin, tmp_path):
+    """What an export has written with them, a load reads with the same ones."""
+    await _fill(admin, 3)
+    await admin.execute("update t set text = 'it''s; so'; create table u (like t)")
+    options = {"delimiter": ";", "quote": "'", "null": "-"}
+    await (await pool.operations.export(tmp_path / "t.csv", table="t", **options)).run()
+    assert "1;'it''s; so'" in (tmp_path / "t.csv").read_text()
+    await (await pool.operations.load(tmp_path / "t.csv", into="u", **options)).run()
+    assert await admin.fetchval("select count(*) from (table t intersect table u) x") == 3
+
+
 async def test_the_same_export_again_does_not_touch_the_finished_file(pool, admin, tmp_path):
     await _fill(admin, 10)
     first = await (await pool.operations.export(tmp_path / "t.csv", table="t")).run()

@@ -49,7 +49,7 @@ SHAPES = {
     "one ndjson": {"to": "out.ndjson"},
     "one parquet": {"to": "out.parquet"},
     "parts": {"to": "", "part_bytes": 4000},
-    "gz parts": {"to": "", "part_bytes": 4000, "compression": "gz"},
+    "gz parts": {"to": "", "part_bytes": 4000, "compression": "gzip"},
     "parquet parts": {"to": "", "part_bytes": 4000, "format": "parquet"},
     "consistent": {"to": "out.csv", "consistent": True},
     "consistent parts": {"to": "", "consistent": True, "part_bytes": 4000},

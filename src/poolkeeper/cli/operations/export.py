@@ -125,7 +125,11 @@ def export(
         ),
     ] = None,
     delimiter: Annotated[
-        str | None, typer.Option(help="Of CSV.", show_default=",", rich_help_panel=_FORMAT)
+        str | None,
+        typer.Option(help="Of CSV.", show_default=", or tab in .tsv", rich_help_panel=_FORMAT),
+    ] = None,
+    quote: Annotated[
+        str | None, typer.Option(help="Of CSV.", show_default='"', rich_help_panel=_FORMAT)
     ] = None,
     null: Annotated[
         str | None,
@@ -165,6 +169,7 @@ def export(
             part_bytes=part_bytes,
             header=header,
             delimiter=delimiter,
+            quote=quote,
             null=null,
             overwrite=overwrite,
             name=name,

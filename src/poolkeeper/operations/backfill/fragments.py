@@ -6,12 +6,15 @@ within parentheses too, is one condition: ``a) OR (b`` and ``a LIMIT 1`` each fa
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from poolkeeper.operations.backfill.sql import Statements, identifier
 from poolkeeper.operations.errors import OperationError
+from poolkeeper.operations.sql import identifier
 from poolkeeper.outcomes import is_driver_error
 from poolkeeper.sqlstate import INSUFFICIENT_PRIVILEGE, SYNTAX_ERROR, sqlstate_of
+
+if TYPE_CHECKING:
+    from poolkeeper.operations.backfill.sql import Statements
 
 CONTEXT: Final = 40
 """So many characters of the user's SQL are shown from where the server finds fault."""

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any, Final
 
 from poolkeeper.operations.backfill.fragments import check_fragments, explain
 from poolkeeper.operations.backfill.options import TUNABLE, check_request
 from poolkeeper.operations.backfill.position import Position
-from poolkeeper.operations.backfill.sql import SEMANTIC, Statements, identifier
+from poolkeeper.operations.backfill.sql import SEMANTIC, Statements
+from poolkeeper.operations.catalog import find_oid, plan, primary_key, rows_sorted
 from poolkeeper.operations.errors import OperationError
 from poolkeeper.operations.kind import Prepared
+from poolkeeper.operations.sql import identifier
 from poolkeeper.outcomes import is_driver_error
 
 if TYPE_CHECKING:
@@ -22,11 +23,7 @@ small tables."""
 
 _TABLE: Final = """
 select c.oid, c.relkind::text as kind, c.relpersistence::text as persistence,
-       quote_ident(n.nspname) || '.' || quote_ident(c.relname) as name,
-       array(select a.attname::text from pg_index i, unnest(i.indkey) with ordinality k(n, place)
-               join pg_attribute a on a.attnum = k.n and a.attrelid = $1
-              where i.indrelid = $1 and i.indisprimary and k.place <= i.indnkeyatts
-              order by k.place) as primary_key
+       quote_ident(n.nspname) || '.' || quote_ident(c.relname) as name
   from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = $1"""
 
 # A domain is compared, and cast to, as what it is made of: its constraints are no concern here.
@@ -63,7 +60,8 @@ async def prepare(connection: Any, asked: Mapping[str, Any]) -> Prepared:
     check_request(asked)
     table = await _table(connection, asked["table"])
     columns = {row["name"]: row for row in await connection.fetch(_COLUMNS, table["oid"])}
-    key = _key(asked, table, columns)
+    key = asked.get("key") or await primary_key(connection, table["oid"])
+    _check_key(asked, key, table["name"], columns)
     spec: dict[str, Any] = {
         "table": table["name"],
         "set": asked.get("set"),
@@ -79,7 +77,7 @@ async def prepare(connection: Any, asked: Mapping[str, Any]) -> Prepared:
     await _check_order(connection, statements)
     await check_fragments(connection, statements)
     await explain(connection, statements)
-    rows = int((await _plan(connection, f"SELECT FROM {table['name']}"))["Plan Rows"])
+    rows = int((await plan(connection, f"SELECT FROM {table['name']}"))["Plan Rows"])
     size = await connection.fetchval(_BYTES, table["oid"])
     # the second pass of a sweep, which there always is where the first finds a row, reads as much
     passes = 2 if spec["sweep"] else 1
@@ -94,16 +92,7 @@ async def prepare(connection: Any, asked: Mapping[str, Any]) -> Prepared:
 
 
 async def _table(connection: Any, name: str) -> Any:
-    oid = None
-    # as SQL, else as it is written: My Table
-    for spelling in (name, ".".join(identifier(part) for part in name.split("."))):
-        try:
-            oid = await connection.fetchval("select to_regclass($1)::oid", spelling)
-        except Exception as error:
-            if not is_driver_error(error) or connection.is_closed():
-                raise
-        if oid is not None:
-            break
+    oid = await find_oid(connection, name)
     if oid is None:
         raise OperationError(
             f"There is no table {name!r}. Suggestion: check its name, its schema and the "
@@ -123,10 +112,10 @@ async def _table(connection: Any, name: str) -> Any:
     return table
 
 
-def _key(asked: Mapping[str, Any], table: Any, columns: Mapping[str, Any]) -> Sequence[str]:
-    """The columns to go along."""
-    key: Sequence[str] = asked.get("key") or table["primary_key"]
-    name = table["name"]
+def _check_key(
+    asked: Mapping[str, Any], key: Sequence[str], name: str, columns: Mapping[str, Any]
+) -> None:
+    """See that one can go along these columns."""
     if not key:
         raise OperationError(
             f"{name} has no primary key to go along. Suggestion: give key=, columns that are never "
@@ -149,7 +138,6 @@ def _key(asked: Mapping[str, Any], table: Any, columns: Mapping[str, Any]) -> Se
                 f"The column {column!r} of {name} is generated: what set= changes may change it, "
                 "and rows would move past the cursor. Suggestion: choose another key."
             )
-    return key
 
 
 async def _check_order(connection: Any, statements: Statements) -> None:
@@ -157,10 +145,7 @@ async def _check_order(connection: Any, statements: Statements) -> None:
     columns = ", ".join(identifier(key.column) for key in statements.key)
     query = f"SELECT FROM {statements.table} ORDER BY {columns}"
     try:
-        async with connection.transaction():
-            # if there is another way at all, it is taken
-            await connection.execute("set local enable_sort = off; set local enable_seqscan = off")
-            sorted_rows = rows_sorted(await _plan(connection, query))
+        sorted_rows = await rows_sorted(connection, query)
     except Exception as error:
         if not is_driver_error(error) or connection.is_closed():
             raise
@@ -174,16 +159,3 @@ async def _check_order(connection: Any, statements: Statements) -> None:
             f"({columns}): every chunk would have to sort them. Suggestion: CREATE INDEX "
             f"CONCURRENTLY ON {statements.table} ({columns}), or choose a key that has one."
         )
-
-
-async def _plan(connection: Any, query: str) -> dict[str, Any]:
-    text = await connection.fetchval(f"EXPLAIN (FORMAT JSON) {query}")
-    plan: dict[str, Any] = json.loads(text)[0]["Plan"]
-    return plan
-
-
-def rows_sorted(plan: Mapping[str, Any]) -> float:
-    """How many rows a plan sorts at the most, by estimate."""
-    own = float(plan["Plan Rows"]) if plan["Node Type"] == "Sort" else 0.0
-    below: Sequence[Mapping[str, Any]] = plan.get("Plans", ())
-    return max([own, *map(rows_sorted, below)])

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from poolkeeper.operations.sql import identifier, literal
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
@@ -200,16 +202,3 @@ def set_local(settings: Mapping[str, str]) -> str:
         f"set_config({literal(name)}, {literal(value)}, true)" for name, value in settings.items()
     )
     return f"SELECT {', '.join(calls)}"
-
-
-def identifier(name: str) -> str:
-    """A name as SQL."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def literal(text: str) -> str:
-    """A text as SQL, whatever backslashes mean in the session."""
-    quoted = text.replace("'", "''")
-    if "\\" in quoted:
-        return "E'" + quoted.replace("\\", "\\\\") + "'"
-    return f"'{quoted}'"

@@ -5,10 +5,10 @@ A file of such pieces is a valid one for every tool, and it can be cut after any
 
 from __future__ import annotations
 
-import importlib
 import zlib
 from typing import Any, Final, Protocol
 
+from poolkeeper.operations.codecs import zstd_module
 from poolkeeper.operations.export.errors import ExportError
 
 GZIP_LEVEL: Final = 6
@@ -63,7 +63,7 @@ class Zstandard:
     """Frames of a ``.zst`` file."""
 
     def __init__(self) -> None:
-        self._zstd = zstd_module()
+        self._zstd = _zstd()
         self._frame: Any = None
 
     def compress(self, data: bytes) -> bytes:
@@ -82,29 +82,22 @@ class Zstandard:
         return rest
 
 
-def compressor(compression: str | None) -> Compressor:
-    """The one for ``None``, ``"gz"`` or ``"zst"``.
+def compressor(compression: str) -> Compressor:
+    """The one for ``none``, ``gzip`` or ``zstd``.
 
     Raises:
         ExportError: Zstandard is not installed.
     """
-    if compression is None:
+    if compression == "none":
         return Plain()
-    return Gzip() if compression == "gz" else Zstandard()
+    return Gzip() if compression == "gzip" else Zstandard()
 
 
-def zstd_module() -> Any:
-    """The standard library's module of Zstandard, or its backport for Pythons before 3.14.
-
-    Raises:
-        ExportError: There is neither.
-    """
-    for name in ("compression.zstd", "backports.zstd"):
-        try:
-            return importlib.import_module(name)
-        except ImportError:
-            continue
-    raise ExportError(
-        "Zstandard (.zst) needs Python 3.14 or the package 'backports.zstd', and there is neither. "
-        "Suggestion: pip install 'poolkeeper[zstd]', or export to .gz."
-    )
+def _zstd() -> Any:
+    module = zstd_module()
+    if module is None:
+        raise ExportError(
+            "Zstandard (.zst) needs Python 3.14 or the package 'backports.zstd', and there is "
+            "neither. Suggestion: pip install 'poolkeeper[zstd]', or export to .gz."
+        )
+    return module

@@ -64,15 +64,17 @@ class ExportKind:
             parts: Whether it is a directory; by default if there is one, if ``part_bytes`` is
                 given, or if the name has no suffix.
             format: ``csv``, ``ndjson`` or ``parquet``; by default what the name tells, or CSV.
-            compression: ``gz``, ``zst`` or ``none``; by default what the name tells.
+            compression: ``gzip``, ``zstd`` or ``none``; by default what the name tells. Parquet is
+                compressed inside, by default with Snappy.
             header: Whether each CSV file begins with the names of the columns; True by default.
-            delimiter: Between CSV values; a comma by default.
+            delimiter: Between CSV values; a comma by default, a tab in ``.tsv`` and ``.tab``.
             null: How CSV says NULL; by default nothing at all, while an empty text is ``""``.
             quote: Around CSV values that need it; ``"`` by default.
             overwrite: Whether files that are there may be replaced, each when its successor is
                 complete.
             part_bytes: Size of a part file before compression, exceeded by less than 1 MiB of rows;
-                64 MiB by default, and 256 MiB of CSV for a Parquet file.
+                64 MiB by default. Of Parquet, the size its rows would have as CSV, exceeded by
+                less than a chunk; 256 MiB by default.
             consistent: Whether all rows come from one snapshot.
 
         Raises:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from poolkeeper.operations.export.compression import compressor
 from poolkeeper.operations.export.errors import ExportError
 from poolkeeper.operations.export.parquet import arrow
-from poolkeeper.operations.export.target import formats_of
+from poolkeeper.operations.formats import COMPRESSIONS, FORMATS, SUFFIX_OF, told_by
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,7 +38,7 @@ _TYPES: Final[Mapping[str, tuple[type, ...]]] = {
 }
 """Every option; None is the same as leaving it out."""
 
-_CSV_ONLY: Final = {"header": True, "delimiter": ",", "null": "", "quote": '"'}
+_CSV_DEFAULTS: Final = {"header": True, "null": "", "quote": '"'}
 
 
 def normalized(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def normalized(given: Mapping[str, Any]) -> dict[str, Any]:
         "key": [key] if isinstance(key, str) else list(key),
         "to": str(target),
         **spec,
-        **{name: asked.get(name, default) for name, default in _CSV_ONLY.items()},
+        **{name: asked.get(name, default) for name, default in _CSV_DEFAULTS.items()},
         "overwrite": asked.get("overwrite", False),
         "consistent": asked.get("consistent", False),
     }
@@ -112,7 +112,6 @@ def _target(asked: Mapping[str, Any]) -> Path:
 
 
 def _format(asked: Mapping[str, Any], target: Path) -> dict[str, Any]:
-    told, packed = formats_of(target.name)
     guessed = "part_bytes" in asked or target.is_dir() or not target.suffix
     one_file = not asked.get("parts", guessed)
     if one_file and "part_bytes" in asked:
@@ -125,35 +124,35 @@ def _format(asked: Mapping[str, Any], target: Path) -> dict[str, Any]:
             f"{target} is a directory, but parts is False. Suggestion: name a file in it.",
             path=target,
         )
-    form = asked.get("format", (told if one_file else None) or "csv")
-    if form not in {"csv", "ndjson", "parquet"}:
-        raise ExportError(
-            f"There is no format {form!r}. Suggestion: use csv, ndjson or parquet.", path=target
-        )
-    compression = asked.get("compression", packed if one_file else None)
-    compression = {"gzip": "gz", "zstd": "zst", "none": None}.get(compression, compression)
-    if compression not in {None, "gz", "zst"}:
-        raise ExportError(
-            f"There is no compression {compression!r}. Suggestion: use gz, zst or none.",
-            path=target,
-        )
+    told = told_by(target.name if one_file else "")
+    form = asked.get("format", told.format or "csv")
+    compression = asked.get("compression", told.compression)
+    for what, value, allowed in (
+        ("format", form, FORMATS),
+        ("compression", compression or "none", COMPRESSIONS),
+    ):
+        if value not in allowed:
+            raise ExportError(
+                f"There is no {what} {value!r}. Suggestion: use {', '.join(allowed)}.", path=target
+            )
     if form == "parquet":
         arrow("parquet")
-        if one_file and packed is not None:
+        if told.compression is not None:
             raise ExportError(
                 f"{target.name}: a Parquet file is compressed inside. Suggestion: call it "
-                f"{target.with_suffix('').name} and give compression={packed!r}.",
+                f"{target.with_suffix('').name} and give compression={told.compression!r}.",
                 path=target,
             )
+        suffix = ".parquet"
     else:
+        compression = compression or "none"
         compressor(compression)
-    suffix = f".{form}"
-    if compression is not None and form != "parquet":
-        suffix += f".{compression}"
+        suffix = f".{form}{SUFFIX_OF[compression]}"
     default = PARQUET_PART_BYTES if form == "parquet" else PART_BYTES
     return {
         "format": form,
         "compression": compression,
+        "delimiter": asked.get("delimiter", told.delimiter or ","),
         "directory": str(target.parent if one_file else target),
         "file": target.name if one_file else None,
         "suffix": suffix,
@@ -164,7 +163,7 @@ def _format(asked: Mapping[str, Any], target: Path) -> dict[str, Any]:
 def _check_csv(asked: Mapping[str, Any], form: str) -> None:
     if form == "csv":
         return
-    for name in _CSV_ONLY:
+    for name in ("delimiter", *_CSV_DEFAULTS):
         if name in asked:
             raise ExportError(
                 f"'{name}' says how CSV is written, but the format is {form}. Suggestion: leave it "

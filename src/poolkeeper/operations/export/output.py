@@ -26,7 +26,7 @@ class Output:
 
     Args:
         target: Their names.
-        compression: None, ``"gz"`` or ``"zst"``.
+        compression: ``none``, ``gzip`` or ``zstd``.
         part_bytes: A file of at least so many bytes, uncompressed, is followed by another one;
             None: there is one file only.
         whole_chunks: Whether files only end where chunks do.
@@ -38,7 +38,7 @@ class Output:
         self,
         target: Target,
         *,
-        compression: str | None,
+        compression: str,
         part_bytes: int | None,
         whole_chunks: bool = False,
         published_as_written: bool = True,

@@ -22,7 +22,7 @@ _BLOCK_BYTES: Final = 16 * 1024 * 1024
 """How much CSV becomes one row group; no row may be longer."""
 _LARGEST_BLOCK: Final = 2**31 - 1
 
-CODECS: Final = {None: "snappy", "gz": "gzip", "zst": "zstd"}
+DEFAULT_CODEC: Final = "snappy"
 
 
 def arrow(module: str) -> Any:
@@ -71,14 +71,14 @@ def converter(described: Sequence[Mapping[str, Any]], compression: str | None) -
 
     Args:
         described: The columns, in order.
-        compression: Codec of the column chunks; see `CODECS`.
+        compression: Codec of the column chunks; None: `DEFAULT_CODEC`.
     """
 
     def convert(source: Path, target: Path) -> None:
         block = min(_BLOCK_BYTES, max(1024, source.stat().st_size + 1))
         while True:
             try:
-                _convert(source, target, described, CODECS[compression], block)
+                _convert(source, target, described, compression or DEFAULT_CODEC, block)
             except arrow("").ArrowInvalid as error:
                 if "straddling" in str(error) and block < _LARGEST_BLOCK:
                     block = min(block * 8, _LARGEST_BLOCK)

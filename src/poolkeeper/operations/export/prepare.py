@@ -3,35 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from poolkeeper.operations.catalog import find_oid, plan, primary_key, rows_sorted
 from poolkeeper.operations.export.copy_options import copy_options, rows_of
 from poolkeeper.operations.export.errors import ExportError, file_error
 from poolkeeper.operations.export.options import normalized
 from poolkeeper.operations.export.position import Position
 from poolkeeper.operations.export.publish import refuse_to_overwrite
-from poolkeeper.operations.export.relation import SETTINGS, Relation, identifier
+from poolkeeper.operations.export.relation import SETTINGS, Relation
 from poolkeeper.operations.export.target import Target
 from poolkeeper.operations.kind import Prepared
 from poolkeeper.outcomes import is_driver_error
 from poolkeeper.sqlstate import sqlstate_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
 MOST_SORTED_ROWS: Final = 500_000
 """Without an index in the order of the key every chunk sorts all rows: that is for small ones."""
 
 _TABLE: Final = """
 select c.oid, c.relkind::text as kind,
-       quote_ident(n.nspname) || '.' || quote_ident(c.relname) as name,
-       array(select a.attname::text from pg_index i, unnest(i.indkey) with ordinality k(n, place)
-               join pg_attribute a on a.attnum = k.n and a.attrelid = $1
-              where i.indrelid = $1 and i.indisprimary order by k.place) as primary_key
+       quote_ident(n.nspname) || '.' || quote_ident(c.relname) as name
   from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = $1"""
 
 _MODIFIERS: Final = """
@@ -55,7 +52,7 @@ async def prepare(connection: Any, given: Mapping[str, Any]) -> Prepared:
                 filled = await _look_at_table(connection, spec)
             await _describe(connection, spec)
             rows = await _estimate(connection, spec)
-            await _check_key(connection, spec, filled, rows)
+            await _check_key(connection, spec, filled)
             await _try_copy(connection, spec)
         except Exception as error:
             if not is_driver_error(error) or sqlstate_of(error) is None:
@@ -79,12 +76,7 @@ def target_of(spec: Mapping[str, Any], export: str) -> Target:
 async def _look_at_table(connection: Any, spec: dict[str, Any]) -> set[str]:
     """Complete a table's name, columns and key; which of its columns cannot be NULL."""
     name = spec["table"]
-    oid = await connection.fetchval("select to_regclass($1)::oid", name)
-    if oid is None:
-        # written as it is, and not as SQL: My Table
-        oid = await connection.fetchval(
-            "select to_regclass($1)::oid", ".".join(identifier(part) for part in name.split("."))
-        )
+    oid = await find_oid(connection, name)
     if oid is None:
         raise ExportError(
             f"There is no table {name!r}. Suggestion: check its name and schema, and the "
@@ -102,7 +94,7 @@ async def _look_at_table(connection: Any, spec: dict[str, Any]) -> set[str]:
     if not spec["columns"]:
         raise ExportError(f"{name} has no columns. Suggestion: name another table.")
     if not spec["key"] and not spec["consistent"]:
-        spec["key"] = list(table["primary_key"])
+        spec["key"] = await primary_key(connection, oid)
     return {column for column, row in columns.items() if row["filled"]}
 
 
@@ -154,7 +146,7 @@ async def _describe_for_parquet(connection: Any, spec: dict[str, Any]) -> None:
             column["modifier"] = modifiers[column["name"]]["modifier"]
 
 
-async def _check_key(connection: Any, spec: dict[str, Any], filled: set[str], rows: int) -> None:
+async def _check_key(connection: Any, spec: dict[str, Any], filled: set[str]) -> None:
     if spec["consistent"]:
         return
     if not spec["key"]:
@@ -167,7 +159,7 @@ async def _check_key(connection: Any, spec: dict[str, Any], filled: set[str], ro
         )
     relation = Relation.of(spec)
     # also says whether the key has an order at all
-    plan = await _explain(connection, relation.bound(after=None, rows=1))
+    sorted_rows = await rows_sorted(connection, relation.bound(after=None, rows=1))
     columns = [key["column"] for key in spec["key"] if key["column"] not in filled]
     if columns and await connection.fetchval(relation.null_key(columns)):
         raise ExportError(
@@ -175,31 +167,19 @@ async def _check_key(connection: Any, spec: dict[str, Any], filled: set[str], ro
             "Suggestion: choose a key that is never NULL, leave those rows out with a condition, "
             "or export consistent=True."
         )
-    if rows > MOST_SORTED_ROWS and _sorts(plan):
+    if sorted_rows > MOST_SORTED_ROWS:
         names = ", ".join(key["column"] for key in spec["key"])
         raise ExportError(
-            f"PostgreSQL would have to sort about {rows:,} rows for every chunk: there is "
-            f"no index it could read them from in the order of ({names}). Suggestion: create one "
-            "on these columns in this order, choose a key that has one, or export "
+            f"PostgreSQL would have to sort about {sorted_rows:,.0f} rows for every chunk: there "
+            f"is no index it could read them from in the order of ({names}). Suggestion: create "
+            "one on these columns in this order, choose a key that has one, or export "
             "consistent=True."
         )
 
 
 async def _estimate(connection: Any, spec: dict[str, Any]) -> int:
-    plan = await _explain(connection, Relation.of(spec | {"key": []}).select())
-    return int(plan["Plan Rows"])
-
-
-async def _explain(connection: Any, query: str) -> dict[str, Any]:
-    text = await connection.fetchval(f"EXPLAIN (FORMAT JSON) {query}")
-    plan: dict[str, Any] = json.loads(text)[0]["Plan"]
-    return plan
-
-
-def _sorts(plan: Mapping[str, Any]) -> bool:
-    """Whether the plan reads all rows to sort them."""
-    below: Sequence[Mapping[str, Any]] = plan.get("Plans", ())
-    return plan["Node Type"] == "Sort" or any(map(_sorts, below))
+    query = Relation.of(spec | {"key": []}).select()
+    return int((await plan(connection, query))["Plan Rows"])
 
 
 async def _try_copy(connection: Any, spec: dict[str, Any]) -> None:

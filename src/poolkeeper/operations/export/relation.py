@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
+from poolkeeper.operations.sql import identifier, literal
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -113,13 +115,3 @@ class Relation:
         if len(literals) == 1:
             return f"{self._key()} {operator} {literals[0]}"
         return f"({self._key()}) {operator} ({', '.join(literals)})"
-
-
-def identifier(name: str) -> str:
-    """A name as SQL."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def literal(text: str) -> str:
-    """A text as SQL, where ``standard_conforming_strings`` is on."""
-    return "'" + text.replace("'", "''") + "'"

@@ -96,7 +96,7 @@ class ExportRun:
             self._output = Output(
                 target,
                 # Parquet is compressed inside
-                compression=None if self._convert else self._spec["compression"],
+                compression="none" if self._convert else self._spec["compression"],
                 part_bytes=self._spec["part_bytes"],
                 whole_chunks=self._convert is not None and not self._spec["consistent"],
                 published_as_written=self._convert is None,

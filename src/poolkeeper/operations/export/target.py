@@ -4,19 +4,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-FORMATS: Final = {
-    ".csv": "csv",
-    ".ndjson": "ndjson",
-    ".jsonl": "ndjson",
-    ".parquet": "parquet",
-}
-COMPRESSIONS: Final = {".gz": "gz", ".zst": "zst"}
+    from pathlib import Path
 
 
 class Unfinished(NamedTuple):
@@ -93,12 +85,3 @@ class Target:
         for path in self.directory.iterdir():
             if found := name.fullmatch(path.name):
                 yield path, int(found[1])
-
-
-def formats_of(name: str) -> tuple[str | None, str | None]:
-    """Format and compression that a file's name tells; None where it does not."""
-    path = Path(name)
-    compression = COMPRESSIONS.get(path.suffix.lower())
-    if compression is not None:
-        path = path.with_suffix("")
-    return FORMATS.get(path.suffix.lower()), compression

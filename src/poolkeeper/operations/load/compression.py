@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import zlib
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from poolkeeper.operations.codecs import zstd_module
 from poolkeeper.operations.load.errors import SourceError
 from poolkeeper.operations.load.forward import Skipping
 
@@ -213,23 +213,20 @@ def _gzip_codec(_path: str) -> _Codec:
 
 
 def _zstd_codec(path: str) -> _Codec:
-    for name in ("compression.zstd", "backports.zstd"):
-        try:
-            module: Any = importlib.import_module(name)
-        except ImportError:
-            continue
-        return _Codec(
-            "zstd",
-            ZSTD_MAGIC,
-            partial(_Unzstd, module),
-            (module.ZstdError,),
-            zero_padding=False,
-            test="zstd -t",
+    module = zstd_module()
+    if module is None:
+        raise SourceError(
+            f"{path} is compressed with zstd, which this Python cannot read by itself. Suggestion: "
+            "pip install 'poolkeeper[zstd]', or use Python 3.14.",
+            path=path,
         )
-    raise SourceError(
-        f"{path} is compressed with zstd, which this Python cannot read by itself. Suggestion: "
-        "pip install 'poolkeeper[zstd]', or use Python 3.14.",
-        path=path,
+    return _Codec(
+        "zstd",
+        ZSTD_MAGIC,
+        partial(_Unzstd, module),
+        (module.ZstdError,),
+        zero_padding=False,
+        test="zstd -t",
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from poolkeeper.operations.errors import OperationError
-from poolkeeper.operations.load.sql import identifier, literal
+from poolkeeper.operations.sql import identifier, literal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

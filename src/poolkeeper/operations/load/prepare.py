@@ -12,9 +12,9 @@ from poolkeeper.operations.load import fingerprint
 from poolkeeper.operations.load.mapping import Asked, match
 from poolkeeper.operations.load.parquet import ParquetReader
 from poolkeeper.operations.load.source import Source
-from poolkeeper.operations.load.sql import identifier
 from poolkeeper.operations.load.statements import DOCUMENT, Statements
 from poolkeeper.operations.load.table import find_table
+from poolkeeper.operations.sql import identifier
 from poolkeeper.outcomes import is_driver_error
 from poolkeeper.sqlstate import sqlstate_of
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 from dataclasses import dataclass
-from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Final
 
+from poolkeeper.operations.formats import COMPRESSIONS, FORMATS, told_by
 from poolkeeper.operations.load import parquet
 from poolkeeper.operations.load.compression import GZIP_MAGIC, ZSTD_MAGIC
 from poolkeeper.operations.load.csv_records import CsvRecords, line_end_of, parse_header
@@ -21,24 +21,10 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Mapping, Sequence
 
+    from poolkeeper.operations.formats import Told
     from poolkeeper.operations.kind import Json
     from poolkeeper.operations.load.piece import RecordReader
 
-FORMATS: Final = ("csv", "ndjson", "parquet")
-COMPRESSIONS: Final = ("none", "gzip", "zstd")
-
-_FORMAT_OF: Final = {
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".tab": "csv",
-    ".txt": "csv",
-    ".ndjson": "ndjson",
-    ".jsonl": "ndjson",
-    ".parquet": "parquet",
-    ".pq": "parquet",
-}
-_COMPRESSION_OF: Final = {".gz": "gzip", ".gzip": "gzip", ".zst": "zstd", ".zstd": "zstd"}
-_TAB_SEPARATED: Final = frozenset({".tsv", ".tab"})
 _OTHERS: Final = {
     b"PK\x03\x04": "a zip archive (or a spreadsheet): unpack it, or save it as CSV",
     b"BZh": "compressed with bzip2: unpack it, or compress it with gzip or zstd",
@@ -93,12 +79,9 @@ class Source:
         """
         _check_options(path, options)
         magic = _magic(path)
-        suffixes = [suffix.lower() for suffix in PurePath(path).suffixes]
-        compression = options.get("compression") or _compression(suffixes, magic)
-        if suffixes and suffixes[-1] in _COMPRESSION_OF:
-            suffixes.pop()
-        suffix = suffixes[-1] if suffixes else ""
-        format_ = options.get("format") or _format(path, suffix, compression, magic)
+        told = told_by(path)
+        compression = options.get("compression") or _compression(told, magic)
+        format_ = options.get("format") or _format(path, told, compression, magic)
         if format_ == "parquet":
             if compression != "none":
                 raise SourceError(
@@ -125,7 +108,7 @@ class Source:
             format=format_,
             compression=compression,
             encoding=encoding,
-            delimiter=options.get("delimiter") or ("\t" if suffix in _TAB_SEPARATED else ","),
+            delimiter=options.get("delimiter") or told.delimiter or ",",
             quote=quote,
             escape=escape,
             line_end=line_end,
@@ -284,25 +267,25 @@ def _magic(path: str) -> bytes:
         raw.close()
 
 
-def _compression(suffixes: list[str], magic: bytes) -> str:
+def _compression(told: Told, magic: bytes) -> str:
     # What a file contains counts more than its name: no text begins like this.
     if magic.startswith(GZIP_MAGIC):
         return "gzip"
     if magic.startswith(ZSTD_MAGIC):
         return "zstd"
-    return _COMPRESSION_OF.get(suffixes[-1], "none") if suffixes else "none"
+    return told.compression or "none"
 
 
-def _format(path: str, suffix: str, compression: str, magic: bytes) -> str:
+def _format(path: str, told: Told, compression: str, magic: bytes) -> str:
     if compression == "none":
         if magic.startswith(parquet.MAGIC):
             return "parquet"
         for beginning, what in _OTHERS.items():
             if magic.startswith(beginning):
                 raise SourceError(f"{path} is {what}.", path=path)
-    if suffix in _FORMAT_OF:
-        return _FORMAT_OF[suffix]
-    name = f"The name ends in {suffix!r}" if suffix else "Its name has no ending"
+    if told.format is not None:
+        return told.format
+    name = f"The name ends in {told.suffix!r}" if told.suffix else "Its name has no ending"
     raise SourceError(
         f"What format {path} has cannot be told. {name}, which says nothing. Suggestion: "
         "name the format (--format csv, ndjson or parquet).",

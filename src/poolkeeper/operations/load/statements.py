@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from poolkeeper.operations.load import ndjson
-from poolkeeper.operations.load.sql import identifier, literal
+from poolkeeper.operations.sql import identifier, literal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -6,9 +6,9 @@ import difflib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from poolkeeper.operations.catalog import find_oid
 from poolkeeper.operations.errors import OperationError
-from poolkeeper.operations.load.sql import identifier
-from poolkeeper.outcomes import is_driver_error
+from poolkeeper.operations.sql import identifier
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -109,7 +109,7 @@ async def find_table(connection: Any, into: str) -> Table:
     Raises:
         OperationError: It does not exist, is no table, or may not be written to.
     """
-    oid = await _oid(connection, into)
+    oid = await find_oid(connection, into)
     if oid is None:
         raise await _unknown(connection, into)
     row = await connection.fetchrow(_TABLE, oid)
@@ -149,20 +149,6 @@ async def find_table(connection: Any, into: str) -> Table:
         deferred=row["deferred"],
         suppressing=row["suppressing"],
     )
-
-
-async def _oid(connection: Any, into: str) -> int | None:
-    for name in (into, ".".join(identifier(part) for part in into.split("."))):
-        try:
-            oid: int | None = await connection.fetchval("select to_regclass($1)::oid", name)
-        except Exception as error:
-            # a name that is no SQL as it stands
-            if not is_driver_error(error) or connection.is_closed():
-                raise
-            continue
-        if oid is not None:
-            return oid
-    return None
 
 
 async def _unknown(connection: Any, into: str) -> OperationError:
