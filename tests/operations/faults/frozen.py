@@ -51,10 +51,13 @@ class Second:
             self.stands.set()
 
 
-async def freeze(world: World, kind: type[Job], place: int) -> tuple[Books, bool]:
+async def freeze(
+    world: World, kind: type[Job], place: int, *, patient: bool = False
+) -> tuple[Books, bool]:
     """Freeze a worker at a segment until another one is at work, thaw it, and let both finish.
 
-    Returns what is in the books, and whether the other one had taken over.
+    Returns what is in the books, and whether the other one had taken over. That it cannot, because
+    the operation is locked, is waited out only by the patient.
     """
     job, operation = await world.new(kind)
     key = str(operation.status.id)
@@ -86,7 +89,9 @@ async def freeze(world: World, kind: type[Job], place: int) -> tuple[Books, bool
                 running.append(first := asyncio.create_task(run(a, report=follower)))
                 await frozen.wait()
                 running.append(other := asyncio.create_task(run(b)))
-                taken = await _taken_or_held(world, operation.status.id, a._owner.id)
+                taken = await _taken_or_held(
+                    world, operation.status.id, a._owner.id, patient=patient
+                )
                 if taken:
                     await _first_of(second.stands.wait(), asyncio.wait({other}))
                 slow.policy = None
@@ -106,12 +111,12 @@ async def freeze(world: World, kind: type[Job], place: int) -> tuple[Books, bool
     return await world.judge(job, f"{kind.kind} frozen at segment {place}"), taken
 
 
-async def _taken_or_held(world: World, id_: Any, owner: str) -> bool:
+async def _taken_or_held(world: World, id_: Any, owner: str, *, patient: bool) -> bool:
     """Wait until another worker has it; False if the frozen one's session keeps it from that."""
     while True:
         if (await world.query(_TAKEN, id_, owner))[0][0]:
             return True
-        if (await world.query(_HELD, id_))[0][0]:
+        if not patient and (await world.query(_HELD, id_))[0][0]:
             return False
         await asyncio.sleep(0.01)
 

@@ -30,8 +30,8 @@ def checkpoint_after_the_rows(monkeypatch):
                 state=OperationState.DONE if chunk.done else before.state,
             )
 
-        async def _commit(self, session, transaction):
-            await super()._commit(session, transaction)
+        async def _commit(self, *arguments):
+            await super()._commit(*arguments)
             after = await super()._checkpoint(self._lease, self._chunk)
             assert after is not None
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from contextvars import ContextVar
 
 import pytest
 
+from poolkeeper import PoolClosedError
 from poolkeeper.operations import OperationState
+from poolkeeper.operations.runner import Runner
+from poolkeeper.operations.worker import Worker
 from poolkeeper.testing.proxy import FaultProxy
 from tests.faults.points import at_once
 from tests.operations.faults.jobs import JOBS, Custom
@@ -17,30 +21,56 @@ pytestmark = pytest.mark.asyncio
 
 
 class CancelAt:
-    """Await a coroutine, and have the task cancelled at the ``number``-th of its own awaits."""
+    """Has a task cancelled at the ``number``-th await of a run; counts them all."""
 
-    def __init__(self, work, number):
-        self._work = work
-        self._number = number
+    def __init__(self, number):
+        self.number = number
         self.awaits = 0
+        self.task = None
+
+    def awaited(self):
+        if self.awaits == self.number:
+            self.task.cancel()
+        self.awaits += 1
+
+
+_cancel_at: ContextVar[CancelAt | None] = ContextVar("cancel_at", default=None)
+
+
+class Watched:
+    """A coroutine whose awaits are told of."""
+
+    def __init__(self, work, awaited):
+        self._work = work
+        self._awaited = awaited
 
     def __await__(self):
         steps = self._work.__await__()
         send, value = steps.send, None
         while True:
             try:
-                awaited = send(value)
+                future = send(value)
             except StopIteration as end:
                 return end.value
-            if self.awaits == self._number:
-                asyncio.current_task().cancel()
-            self.awaits += 1
+            self._awaited()
             try:
-                value = yield awaited
+                value = yield future
             except BaseException as error:
                 send, value = steps.throw, error
             else:
                 send = steps.send
+
+
+def watch(monkeypatch, owner, name):
+    """Tell of every await of a method, in whatever task."""
+    method = getattr(owner, name)
+
+    async def watched(*arguments, **options):
+        work = method(*arguments, **options)
+        cancel_at = _cancel_at.get()
+        return await (work if cancel_at is None else Watched(work, cancel_at.awaited))
+
+    monkeypatch.setattr(owner, name, watched)
 
 
 async def cut_short(world, kind, place, how):
@@ -67,8 +97,9 @@ async def cut_short(world, kind, place, how):
     await world.judge(job, f"{kind.kind} {how} at segment {place}")
 
 
-@pytest.mark.parametrize("kind", JOBS)
-@pytest.mark.parametrize("how", ["cancelled", "stopped"])
+@pytest.mark.parametrize(
+    ("kind", "how"), [("custom", "stopped"), *((kind, "cancelled") for kind in JOBS)]
+)
 async def test_a_run_cut_short_at_any_segment_goes_on_at_once(
     world, monkeypatch, kind, how, record_property
 ):
@@ -78,37 +109,36 @@ async def test_a_run_cut_short_at_any_segment_goes_on_at_once(
     steps = await world.dry_run(job)
     before = next(at for at, step in enumerate(steps) if "pg_stat_get_activity" in str(step.text))
     last = len(steps) - before - 2
-    places = range(last) if job is Custom else [at - before for at in second_chunk(steps)]
+    everywhere = job is Custom and how == "cancelled"
+    places = range(last) if everywhere else [at - before for at in second_chunk(steps)]
     await at_once((cut_short(world, job, place, how) for place in places), AT_ONCE)
     assert not world.verdict()
     record_property("fault_points", len(places))
 
 
-async def test_a_run_cancelled_at_any_await_of_its_own_goes_on_at_once(world, record_property):
-    """Also before anything is on the wire, and while it lays the operation down."""
-    awaits = 0
+async def test_a_run_cancelled_at_any_await_goes_on_at_once(world, monkeypatch, record_property):
+    """Also between two things it says, and while it lays the operation down."""
+    watch(monkeypatch, Worker, "see_through")
+    watch(monkeypatch, Runner, "_next_chunk")
 
-    async def cancel_at(number, *, ends=False):
-        nonlocal awaits
+    async def cancel_at(number):
         job, operation = await world.new(Custom)
         async with world.worker(job, lease=NEVER) as ours, asyncio.timeout(RUN_SECONDS):
             handle = await ours.get(str(operation.status.id))
-            work = CancelAt(handle.run(), number)
-
-            async def run():
-                return await work
-
-            running = asyncio.create_task(run())
-            await asyncio.wait({running})
-            awaits = max(awaits, work.awaits)
-            assert running.cancelled() is not ends
+            cancel = CancelAt(number)
+            token = _cancel_at.set(cancel)
+            cancel.task = asyncio.create_task(handle.run())
+            _cancel_at.reset(token)
+            await asyncio.wait({cancel.task})
+            assert cancel.task.cancelled() is (cancel.awaits > number >= 0)
             status = await handle.run()
             assert status.state is OperationState.DONE
             await world.sound(ours)
         await world.judge(job, f"cancelled at await {number}")
+        return cancel.awaits
 
-    await cancel_at(-1, ends=True)
-    assert awaits > 8
+    awaits = await cancel_at(-1)
+    assert awaits > 30
     await at_once((cancel_at(number) for number in range(awaits)), AT_ONCE)
     assert not world.verdict()
     record_property("fault_points", awaits)
@@ -137,7 +167,7 @@ async def test_a_pool_closed_at_any_segment_leaves_the_rest_to_others(
                 await reached.wait()
                 await ours.close()
                 await asyncio.wait({running})
-                assert running.cancelled()
+                assert isinstance(running.exception(), PoolClosedError)
                 status = await (await theirs.get(key)).run()
                 assert status.state is OperationState.DONE
         await world.judge(job, f"closed at segment {place}")

@@ -44,10 +44,16 @@ def second_chunk(steps):
 def places_of(kind, steps, fault):
     """Where to strike: all that is said by a worker of one kind, and all that differs in others."""
     if kind is Custom:
-        return range(len(steps))
-    if fault == "lost":
-        return range(claimed(steps), len(steps))
-    return second_chunk(steps)
+        return range(0 if fault == "lost" else claimed(steps), len(steps))
+    second = second_chunk(steps)
+    if fault != "lost":
+        return second
+    said = set()
+    return [
+        place
+        for place in range(claimed(steps), len(steps))
+        if place in second or (steps[place] not in said and not said.add(steps[place]))
+    ]
 
 
 def points_of(kind, steps, faults):

@@ -74,7 +74,7 @@ async def test_workers_wait_while_the_database_is_read_only(world):
         stop.set()
         await looking
         await operation.cancel()
-        await asyncio.wait({running, following})
+        await asyncio.gather(running, following, return_exceptions=True)
     await world.judge(job, "read-only", "cancelled")
     await world.judge(other, "read-only")
     assert not world.verdict()

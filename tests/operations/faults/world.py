@@ -37,10 +37,15 @@ OPTIONS: dict[str, Any] = {
 }
 RUN_SECONDS = 60.0
 """A run that has not come to its end by then hangs."""
+AWAY = (
+    OSError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InterfaceError,
+)
+"""What a connection says to a server that is down."""
 NEVER = 3600.0
 """A lease whose end no test waits for."""
-SHORT_LEASE = 1.0
-"""Where a silent session may hold the operation's row until the server ends it."""
 
 
 @functools.cache
@@ -104,9 +109,14 @@ class World:
         return self._maker.operations
 
     async def query(self, sql: str, *args: Any) -> list[Any]:
-        """Ask the server past every proxy."""
-        async with self.admin() as admin:
-            return await admin.fetch(sql, *args)
+        """Ask the server past every proxy; again if it is just being crashed by somebody else."""
+        async with asyncio.timeout(RUN_SECONDS):
+            while True:
+                try:
+                    async with self.admin() as admin:
+                        return await admin.fetch(sql, *args)
+                except AWAY:
+                    await asyncio.sleep(0.01)
 
     async def new(self, kind: type[Job]) -> tuple[Job, Operation]:
         """Another job, and its operation."""
@@ -169,14 +179,12 @@ class World:
         """Do a job, strike, and see that it is done exactly once, by itself."""
         job, operation = await self.new(point.kind)
         strike = Strike(point.place, fault)
-        # Elsewhere nobody may have to wait for it.
-        lease = SHORT_LEASE if point.fault == SILENCE else NEVER
         # Points that share a crash wait for each other; a worker must not take that for a silence.
         options = {"stall_after": 0.0} if point.fault == CRASH else {}
         try:
             async with (
                 FaultProxy.to(self.url) as proxy,
-                self.worker(job, proxy.url, lease=lease, **options) as operations,
+                self.worker(job, proxy.url, lease=NEVER, **options) as operations,
             ):
                 proxy.policy = strike
                 async with asyncio.timeout(bound):
