@@ -10,7 +10,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
-import tempfile
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
@@ -110,27 +110,30 @@ def remove(path: Path | str, directory: Path | None = None) -> bool:
 
 
 def _copy(source: Readable, directory: Path, name: str) -> Spooled:
-    with _locked(directory):
-        for left in directory.glob(f"{INCOMPLETE}*"):
-            _unlink_unless_locked(left)
-        # mkstemp makes it with mode 0600
-        handle, temporary = tempfile.mkstemp(prefix=INCOMPLETE, dir=directory)
-        fcntl.flock(handle, fcntl.LOCK_SH)
+    # Known before it is there: an interrupt may come at any line.
+    temporary = directory / f"{INCOMPLETE}{secrets.token_hex(8)}"
+    handle = -1
     try:
+        with _locked(directory):
+            for left in directory.glob(f"{INCOMPLETE}*"):
+                _unlink_unless_locked(left)
+            handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            fcntl.flock(handle, fcntl.LOCK_SH)
         digest = _pour(source, handle, name)
         os.fsync(handle)
         target = directory / f"{_file_name(name)}-{digest}{SUFFIX}"
         with _locked(directory):
             before = _hold(target)
             if before is None:
-                Path(temporary).rename(target)
+                temporary.rename(target)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        os.close(handle)
+        temporary.unlink(missing_ok=True)
+        if handle >= 0:
+            os.close(handle)
         raise
     if before is not None:
         # Those who read it must not see it change.
-        Path(temporary).unlink()
+        temporary.unlink()
         os.close(handle)
     else:
         _sync_directory(directory)
@@ -165,7 +168,8 @@ def _hold(path: Path) -> int | None:
 def _unlink_unless_locked(path: Path) -> None:
     """Delete a file nobody holds; to be called with its directory locked."""
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        # NFS locks exclusively only what may be written to
+        handle = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
         return
     try:
