@@ -8,12 +8,14 @@ import pytest
 from poolkeeper import PoolClosedError, PoolTimeoutError, create_pool
 from poolkeeper.operations import (
     NotHereError,
+    OperationConflictError,
     OperationError,
     OperationFailedError,
     OperationState,
     Step,
     worker,
 )
+from poolkeeper.operations.load.errors import BadRowError
 from poolkeeper.operations.worker import ask
 from tests.operations.test_lifecycle import Gate, counted, counting
 
@@ -51,6 +53,49 @@ async def test_a_file_that_was_only_touched_is_not_loaded_again(pool, admin, tmp
     assert other.is_new
     await other.run()
     assert await rows(admin, "t") == 4
+
+
+async def test_a_load_that_failed_with_nothing_done_may_be_asked_for_otherwise(
+    pool, admin, tmp_path
+):
+    """Such as with the encoding its file really has; what cannot be done replaces nothing."""
+    await admin.execute("CREATE TABLE t (s text)")
+    path = tmp_path / "data.csv"
+    path.write_bytes(b"s\nKroft\xe9\n")
+    failed = await pool.operations.load(path, into="t")
+    with pytest.raises(BadRowError, match=r"Suggestion: .*--encoding windows-1252") as caught:
+        await failed.run()
+    assert "reject" not in str(caught.value)
+    with pytest.raises(OperationError, match="neither PostgreSQL nor Python"):
+        await pool.operations.load(path, into="t", encoding="cp-9999")
+    assert (await failed.refresh()).state is OperationState.FAILED
+    operation = await pool.operations.load(path, into="t", encoding="windows-1252")
+    assert operation.is_new
+    await operation.run()
+    assert (await failed.refresh()).state is OperationState.CANCELLED
+    assert await admin.fetchval("SELECT s FROM t") == "Krofté"
+
+
+async def test_a_failed_operation_that_has_committed_anything_is_not_replaced(
+    pool, admin, tmp_path
+):
+    """What it has done would be done again. Nor is one that is not asked to change."""
+    await admin.execute("CREATE TABLE t (n int)")
+    path = tmp_path / "data.csv"
+    path.write_text("n\n1\n")
+    operation = await pool.operations.load(path, into="t")
+    failed = "UPDATE poolkeeper.operations SET state = 'failed'"
+    await admin.execute(failed)
+    assert (await pool.operations.load(path, into="t")).status.id == operation.status.id
+    for done, rejected in ((1, 0), (0, 1)):
+        await admin.execute(f"{failed}, seq = 1, rows_done = {done}, rows_rejected = {rejected}")
+        with pytest.raises(OperationConflictError, match="differs in null"):
+            await pool.operations.load(path, into="t", null="-")
+    step = await pool.operations.start("step", n=1)
+    await admin.execute(f"{failed}, seq = 1 WHERE kind = 'custom'")
+    with pytest.raises(OperationConflictError, match="differs in"):
+        await pool.operations.start("step", n=2)
+    assert (await step.refresh()).state is OperationState.FAILED
 
 
 async def test_backfills_of_one_table_do_not_hide_each_other(pool, admin):

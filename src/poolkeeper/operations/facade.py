@@ -94,7 +94,9 @@ class Operations(Verbs):
     async def create(self, kind: str, spec: Json, *, name: str, again: bool = False) -> Operation:
         """Create an operation, or find the one of that name.
 
-        An unfinished one goes on: if it was paused or has failed, it may be claimed again.
+        An unfinished one goes on: if it was paused or has failed, it may be claimed again. One that
+        has failed before it committed anything gives way to what is asked for now, and is cancelled
+        if that is something else.
 
         Args:
             kind: ``load``, ``backfill``, ``export`` or ``custom``.
@@ -111,13 +113,17 @@ class Operations(Verbs):
         spec = _as_stored(spec, name)
         doing.check(spec)
         known = await self._find(name)
-        if known is not None and not known.finished:
+        failed = known if known is not None and _gives_way(known, doing, spec) else None
+        if known is not None and not known.finished and failed is None:
             return Operation(self, await self._take_up(known, doing, spec))
         done = None if again else await self._find_done(name, doing, spec)
         if done is not None:
             return Operation(self, done)
         prepared = await self._ask(lambda connection: doing.prepare(connection, spec))
         prepared.spec["asked"] = _essential(doing, spec)
+        if failed is not None:
+            # Only now: what cannot be done replaces nothing.
+            await self._ask(lambda c: Store.replace(c, failed))
         id_ = new_id()
         created = await self._ask(lambda c: Store.create(c, id_, name, kind, prepared))
         if created is not None:
@@ -185,7 +191,7 @@ class Operations(Verbs):
         if status is None:
             raise OperationNotFoundError(
                 f"There is no operation {name!r} at {self._database()}. Suggestion: "
-                "`poolkeeper operations list` shows them all.",
+                "`poolkeeper operations list --all` shows them all.",
                 operation=name,
             )
         return Operation(self, status)
@@ -391,6 +397,17 @@ def _essential(kind: Kind, spec: Json) -> Json:
     return {
         key: value for key, value in spec.items() if key not in kind.tunable and value is not None
     }
+
+
+def _gives_way(known: OperationStatus, kind: Kind, spec: Json) -> bool:
+    """Whether it has failed with nothing done, and something else is asked for now."""
+    if known.state is not OperationState.FAILED:
+        return False
+    # Chunks of a user's step may do more than they count as rows.
+    counted = known.kind != "custom" and known.rows_done == known.rows_rejected == 0
+    if known.seq and not counted:
+        return False
+    return known.kind != kind.name or _essential(kind, spec) != (known.spec.get("asked") or {})
 
 
 def _ignore(_report: Report) -> None:

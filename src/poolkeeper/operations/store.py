@@ -167,6 +167,11 @@ update poolkeeper.operations o
  where o.id = $1 and o.state = any ($3::text[])
 returning {_COLUMNS}"""
 
+_REPLACE: Final = """
+update poolkeeper.operations
+   set state = 'cancelled', updated_at = clock_timestamp(), finished_at = clock_timestamp()
+ where id = $1 and epoch = $2 and seq = $3 and state = 'failed'"""
+
 _TUNE: Final = f"""
 update poolkeeper.operations o set spec = (o.spec - $3::text[]) || $2::text::jsonb
  where o.id = $1 and o.state in ({_UNFINISHED})
@@ -268,6 +273,11 @@ class Store:
             _MOVE, id_, state.value, allowed, _dump(changes), list(replacing)
         )
         return None if row is None else _status(row)
+
+    @staticmethod
+    async def replace(connection: Any, failed: OperationStatus) -> None:
+        """Cancel one that has failed, unless it was retried since it was looked at."""
+        await connection.execute(_REPLACE, failed.id, failed.epoch, failed.seq)
 
     @staticmethod
     async def tune(

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from poolkeeper.operations.load.piece import Piece
     from poolkeeper.operations.load.statements import Statements
 
+OTHER_ENCODING: Final = frozenset({"22021", "22P05"})
+"""Bytes that are no text in the encoding of the file, or none the database can hold; NUL, too."""
+
 SLICE: Final = 256 << 10
 """How much is handed to the connection at a time: it must not buffer a whole chunk once more."""
 
@@ -160,11 +163,15 @@ class Loader:
     def _bad_row(self, line: int, raw: bytes, column: str | None, error: Exception) -> BadRowError:
         row = snippet(raw, self._codec)
         where = f", column {column}" if column else ""
+        advice = (
+            "name the encoding the file really has, such as --encoding windows-1252"
+            if sqlstate_of(error) in OTHER_ENCODING and b"\0" not in raw
+            else "mend the file and load it under a new name, or retry with --on-bad-row reject, "
+            "which puts such rows into the table poolkeeper.rejects and goes on"
+        )
         return BadRowError(
             f"{self._path}, line {line:,}{where}: {_said(error)} (SQLSTATE {sqlstate_of(error)}). "
-            f"The row is: {row} Rows of earlier chunks stay committed. Suggestion: mend the file "
-            "and load it under a new name, or retry with --on-bad-row reject, which puts such rows "
-            "into the table poolkeeper.rejects and goes on.",
+            f"The row is: {row} Rows of earlier chunks stay committed. Suggestion: {advice}.",
             path=self._path,
             line=line,
             column=column,
