@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from poolkeeper.operations.errors import OperationError
+from poolkeeper.operations.export import unfinished_of
 from tests.operations.export.driving import everything
 
 pytestmark = pytest.mark.asyncio
@@ -44,6 +45,21 @@ async def test_options_of_csv_are_those_of_load(pool, admin, tmp_path):
     assert "1;'it''s; so'" in (tmp_path / "t.csv").read_text()
     await (await pool.operations.load(tmp_path / "t.csv", into="u", **options)).run()
     assert await admin.fetchval("select count(*) from (table t intersect table u) x") == 3
+
+
+@pytest.mark.parametrize("to", ["t.csv", "parts"])
+async def test_the_unfinished_files_of_a_cancelled_export_are_known(pool, admin, tmp_path, to):
+    """They stay, for its worker may still be writing."""
+    await _fill(admin, 100_000)
+    operation = await pool.operations.export(tmp_path / to, table="t")
+    running = asyncio.create_task(operation.run())
+    while await admin.fetchval("select rows_done from poolkeeper.operations") == 0:
+        await asyncio.sleep(0)
+    status = await operation.cancel()
+    await asyncio.wait({running})
+    pattern = unfinished_of(status)
+    assert sorted(pattern.parent.glob(pattern.name)) == sorted(pattern.parent.iterdir())
+    assert everything(pattern.parent) != []
 
 
 async def test_the_same_export_again_does_not_touch_the_finished_file(pool, admin, tmp_path):

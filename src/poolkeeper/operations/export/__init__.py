@@ -7,6 +7,7 @@ from poolkeeper.operations.export.errors import (
     ExportTargetExistsError,
 )
 from poolkeeper.operations.export.kind import ExportKind
+from poolkeeper.operations.export.prepare import unfinished_of
 
 __all__ = [
     "ExportError",
@@ -14,4 +15,5 @@ __all__ = [
     "ExportFileMissingError",
     "ExportKind",
     "ExportTargetExistsError",
+    "unfinished_of",
 ]

@@ -23,6 +23,8 @@ from poolkeeper.sqlstate import sqlstate_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from poolkeeper.operations.model import OperationStatus
+
 MOST_SORTED_ROWS: Final = 500_000
 """Without an index in the order of the key every chunk sorts all rows: that is for small ones."""
 
@@ -71,6 +73,16 @@ async def prepare(connection: Any, given: Mapping[str, Any]) -> Prepared:
 def target_of(spec: Mapping[str, Any], export: str) -> Target:
     """Where the files of an export are."""
     return Target(Path(spec["directory"]), spec["file"], spec["suffix"], export)
+
+
+def unfinished_of(status: OperationStatus) -> Path | None:
+    """Where the unfinished files of an operation are, as a pattern; None if it is no export.
+
+    A cancelled export leaves them, on the machine of its worker: it may still be writing.
+    """
+    if status.kind != "export" or "export" not in status.cursor:
+        return None
+    return target_of(status.spec, status.cursor["export"]).unfinished_pattern
 
 
 async def _look_at_table(connection: Any, spec: dict[str, Any]) -> set[str]:

@@ -72,6 +72,13 @@ class Target:
                 part = 1 if self.file is not None else int(found["part"])
                 yield Unfinished(path, part, int(found["attempt"]), found["extra"] or "")
 
+    @property
+    def unfinished_pattern(self) -> Path:
+        """What a shell knows all unfinished files of this export by."""
+        if self.file is not None:
+            return self.directory / f"{self.file}.{self.export}-*.partial"
+        return self.directory / f".part-*{self.suffix}.{self.export}-*.tmp"
+
     def finished_files(self) -> Iterator[tuple[Path, int]]:
         """Every file of any export that is there under a final name, with the number of its part.
 
