@@ -140,6 +140,34 @@ async def test_a_frozen_worker_of_the_lost_time_keeps_the_file_it_has_open(
     await its.close()
 
 
+async def test_a_worker_of_the_lost_time_does_not_publish_what_its_successor_is_writing(
+    postgres, admin, table, tmp_path
+):
+    """It knows its own file for finished, and no other attempt may have one of the same name."""
+    made = await Export.prepare(postgres.url, table="t", to=str(tmp_path / "out.csv"))
+    export = Lossy(made, admin)
+    await export.run(chunks=1)
+    kept = await admin.fetchrow("select * from checkpoint")
+    await admin.execute("alter table t rename to u; create table t (like u including all)")
+    await admin.execute("insert into t values (1, 'few')")
+    frozen = made.start()
+    its = await asyncpg.connect(postgres.url)
+    seq = await made.begin(its, frozen)
+    for _ in range(2):
+        await made.step(its, frozen, seq, 20)
+        seq += 1
+    await admin.execute("drop table t; alter table u rename to t")
+    await export.go_back(kept)
+    await export.run(chunks=3)
+    with pytest.raises((AssertionError, ExportFileMissingError)):
+        await made.step(its, frozen, seq, 20)
+    assert not (tmp_path / "out.csv").exists()
+    assert await export.run()
+    assert [int(row.split(",")[0]) for row in content(tmp_path)] == list(range(1, ROWS + 1))
+    await frozen.close()
+    await its.close()
+
+
 @pytest.mark.parametrize("shape", ["one file", "parts", "one parquet", "parquet parts"])
 async def test_somebody_elses_file_is_not_taken_for_its_own(
     postgres, admin, table, tmp_path, shape

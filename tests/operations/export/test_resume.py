@@ -193,6 +193,7 @@ async def test_a_worker_that_was_frozen_and_wakes_up_changes_nothing(
         await made.step(its, frozen, seq, 20)
     while not await made.step(connection, successor, later, 7):
         later += 1
+    assert everything(tmp_path) == sorted(files(tmp_path)), "nothing else is left behind"
     with pytest.raises(Exception):  # noqa: B017 - it finds files gone, or is fenced off
         await made.step(its, frozen, seq, 20)
     for run in (frozen, successor):
