@@ -187,6 +187,7 @@ async def test_a_file_is_no_directory(postgres, table, tmp_path):
         ({"parts": False}, "is a directory"),
         ({"colour": "red"}, "no option 'colour'"),
         ({"table": "nowhere"}, "no table 'nowhere'"),
+        ({"table": "other.too.many.names"}, "no table 'other.too.many.names'"),
         ({"columns": ["id", "nothing"]}, "no column 'nothing'"),
         ({"key": ["nothing"]}, "no column 'nothing'"),
         ({"where": "id ="}, "database refuses"),
