@@ -28,7 +28,7 @@ def test_a_wrong_load_exits_with_2_and_says_why(options, said) -> None:
     ("arguments", "said"),
     [
         (("backfill", "users"), "either --set or --delete"),
-        (("backfill", "users", "--set", "a = 1", "--delete"), "either --set or --delete"),
+        (("backfill", "users", "--set", "a = 1", "--delete"), "not both"),
         (("backfill", "users", "--delete", "--sweep"), "--sweep needs --where"),
         (("export", "--to", "x.csv"), "either a table or --query"),
         (("export", "users", "--query", "select 1", "--to", "x.csv"), "either a table or --query"),

@@ -206,4 +206,18 @@ def test_nothing_is_made_by_looking(postgres, operations) -> None:
 def test_an_unknown_name_is_an_error_that_says_where_to_look(operations) -> None:
     done = operations("show", "nothing of that name")
     assert done.returncode == 1
-    assert "`poolkeeper operations list`" in done.stderr
+    assert "`poolkeeper operations list --all`" in done.stderr
+
+
+def test_a_list_in_a_pipe_is_one_plain_line_each(postgres, orders, operations) -> None:
+    """With when it was created, and nothing to fill the width."""
+    with load(postgres, orders, "--detach") as process:
+        assert process.end()[0] == 0
+    head, line = operations("list").stdout.splitlines()
+    assert head.split() == ["name", "kind", "state", "rows", "done", "age", "worker", "error"]
+    assert line.endswith(" s")
+
+
+def test_help_of_what_shows_an_operation_does_not_speak_of_its_end(operations) -> None:
+    for name in ("show", "pause", "resume", "retry", "cancel"):
+        assert "Print it as a JSON object" in operations(name, "--help").stdout

@@ -69,6 +69,7 @@ def test_time_without_the_database_is_not_in_the_rate() -> None:
     assert pace.rows_per_second == pytest.approx(10)
     assert pace.seconds_left == pytest.approx((1000 - 80) / 10)
     assert pace.elapsed(1004.0) == pytest.approx(1004)
+    assert pace.worked == pytest.approx(8)
 
 
 def test_the_rate_follows_a_change() -> None:
@@ -161,3 +162,53 @@ def test_a_log_has_a_line_every_few_seconds() -> None:
 def test_words(shown, expected) -> None:
     """Digits somebody reads; 100 % is all; nothing a terminal would obey; no password."""
     assert shown == expected
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        (
+            "DatabaseUnavailableError: The database at db:1/shop has been unreachable for 5.0 s: "
+            "ConnectionRefusedError: [Errno 111] Connect call failed ('127.0.0.1', 1); next "
+            "attempt in 0.1 s. The request was not executed. Suggestion: wait.",
+            "connection refused",
+        ),
+        (
+            'InvalidPasswordError: password authentication failed for user "app"',
+            'password refused for user "app"',
+        ),
+        (
+            "ConnectionDoesNotExistError: connection was closed in the middle of operation",
+            "connection lost",
+        ),
+        ("CannotConnectNowError: the database system is starting up",) * 2,
+        ("TimeoutError", "no answer in time"),
+        ("OSError: [Errno 113] No route to host", "No route to host"),
+        ("LockNotAvailableError: canceling statement due to lock timeout", "somebody holds a lock"),
+        ("the standby 'b' is 3.1 s behind, more than 1",) * 2,
+        ("PoolTimeoutError: The pool is paused. Suggestion: call resume().", "The pool is paused"),
+    ],
+    ids=lambda text: text[:20],
+)
+def test_a_reason_is_what_a_person_needs(said, shown) -> None:
+    """Not which class of which driver said it, and how."""
+    assert words.reason(said) == shown.removeprefix("CannotConnectNowError: ")
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("give key=, columns that", "give --key, columns that"),
+        ("export consistent=True.", "export --consistent."),
+        ("or a row (header=False).", "or a row (--no-header)."),
+        ("and give compression='gzip'.", "and give --compression 'gzip'."),
+        ("raise max_rejects, and", "raise --max-rejects, and"),
+        ("pass overwrite (then", "pass --overwrite (then"),
+        ("write --set email=lower(email).", "write --set email=lower(email)."),
+    ],
+)
+def test_advice_of_the_library_is_given_in_options(said, shown) -> None:
+    """What is of the user's data stays as it is."""
+    facts = "The row is: key=1,consistent=True. Suggestion: "
+    assert words.in_options(facts + said) == facts + shown
+    assert words.in_options(said) == said

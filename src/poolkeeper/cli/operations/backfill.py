@@ -122,7 +122,12 @@ def backfill(
     as_json: AsJson = False,
 ) -> None:
     """Run a backfill; the help of the command is `HELP_TEXT`."""
-    if (set_ is None) == (not delete):
+    if set_ is not None and delete:
+        raise CommandError(
+            "A backfill takes --set or --delete, not both. Suggestion: leave one of them out.",
+            exit_code=USAGE_FAILURE,
+        )
+    if set_ is None and not delete:
         raise CommandError(
             "A backfill needs either --set or --delete. Suggestion: "
             'poolkeeper backfill users --set "email = lower(email)".',

@@ -157,7 +157,8 @@ async def _see_through(operation: Operation, view: View, interrupt: Interrupt, h
         print(json.dumps(status.to_dict(), default=str))
     if stopped_by is not None:
         if status.state is OperationState.FAILED:
-            print(_failed(status), file=sys.stderr)
+            if not _says_itself(status):
+                print(_failed(status), file=sys.stderr)
         elif not isinstance(stopped_by, OperationError):
             print(printable(_interrupted(status, how)), file=sys.stderr)
         raise stopped_by
@@ -227,14 +228,18 @@ def _summary(status: OperationStatus, view: View) -> str:
     text = f"{clean(status.name)}: {rows(status.rows_done)}"
     if status.rows_rejected:
         text += f", {rows(status.rows_rejected)} rejected"
+    left_out = status.cursor.get("left_out") if status.kind == "load" else None
+    if left_out:
+        text += f", {rows(left_out)} left out as their key was there already"
     seconds = view.pace.elapsed(view.clock())
     first = view.pace.first
     before = 0 if first is None else first.rows_done
     here = status.rows_done - before
     text += f", {here:,} of them in this run" if before else ""
     text += f", in {duration(seconds)}"
-    if here and seconds:
-        text += f" ({here / seconds:,.0f} rows/s)"
+    working = view.pace.worked
+    if here and working:
+        text += f" ({here / working:,.0f} rows/s)"
     if status.outages:
         text += f", {outages(status.outages)}"
     return text
@@ -249,6 +254,11 @@ def _interrupted(status: OperationStatus, how: How) -> str:
             f"To go on with it:\n  {command}"
         )
     return f"{name}: laid down after {place(status)}. To go on:\n  {command}"
+
+
+def _says_itself(status: OperationStatus) -> bool:
+    """Whether the error tells how far it is and how to go on."""
+    return (status.error or "").startswith(f"{status.kind} {status.name!r} failed after ")
 
 
 def _failed(status: OperationStatus) -> str:

@@ -26,10 +26,11 @@ from poolkeeper.cli.operations.options import (
     Imports,
     Lease,
     Quiet,
+    StatusAsJson,
     import_all,
 )
 from poolkeeper.cli.operations.view import Silent
-from poolkeeper.cli.operations.words import clean, command, place
+from poolkeeper.cli.operations.words import clean, command, in_options, place
 from poolkeeper.exceptions import ConnectionPoolError
 from poolkeeper.operations import OperationError, OperationState
 from poolkeeper.operations.export import unfinished_of
@@ -79,14 +80,16 @@ def list_(
 
 
 @app.command()
-def show(name: OperationName, *, database_url: DatabaseUrl = None, as_json: AsJson = False) -> None:
+def show(
+    name: OperationName, *, database_url: DatabaseUrl = None, as_json: StatusAsJson = False
+) -> None:
     """Show everything that is known of an operation."""
     _show(_of(name, database_url, _nothing), as_json=as_json)
 
 
 @app.command()
 def pause(
-    name: OperationName, *, database_url: DatabaseUrl = None, as_json: AsJson = False
+    name: OperationName, *, database_url: DatabaseUrl = None, as_json: StatusAsJson = False
 ) -> None:
     """Let nobody work on it until it is resumed. The chunk at hand is undone."""
     status = _of(name, database_url, lambda operation: operation.pause())
@@ -96,7 +99,7 @@ def pause(
 
 @app.command()
 def resume(
-    name: OperationName, *, database_url: DatabaseUrl = None, as_json: AsJson = False
+    name: OperationName, *, database_url: DatabaseUrl = None, as_json: StatusAsJson = False
 ) -> None:
     """Let workers go on with an operation that was paused."""
     status = _of(name, database_url, lambda operation: operation.resume())
@@ -105,7 +108,7 @@ def resume(
 
 @app.command()
 def retry(
-    name: OperationName, *, database_url: DatabaseUrl = None, as_json: AsJson = False
+    name: OperationName, *, database_url: DatabaseUrl = None, as_json: StatusAsJson = False
 ) -> None:
     """Let workers go on with an operation that has failed, where it stopped."""
     status = _of(name, database_url, lambda operation: operation.retry())
@@ -114,7 +117,7 @@ def retry(
 
 @app.command()
 def cancel(
-    name: OperationName, *, database_url: DatabaseUrl = None, as_json: AsJson = False
+    name: OperationName, *, database_url: DatabaseUrl = None, as_json: StatusAsJson = False
 ) -> None:
     """Give an operation up for good. What was committed stays."""
     status = _of(name, database_url, lambda operation: operation.cancel())
@@ -219,7 +222,7 @@ def watch(
     elif status is not None and not code and not quiet:
         print(f"{clean(status.name)}: done, {place(status)}")
     elif status is not None and code == RUNTIME_FAILURE:
-        said = f": {clean(status.error)}" if status.error else f" at {place(status)}"
+        said = f": {clean(in_options(status.error))}" if status.error else f" at {place(status)}"
         print(f"{clean(status.name)}: {status.state.value}{said}", file=sys.stderr)
     if code:
         raise typer.Exit(code)
@@ -257,7 +260,7 @@ async def _follow(operations: Operations, name: str, view: View) -> OperationSta
         except OperationError:
             raise
         except ConnectionPoolError as error:
-            view.report(Report(operation.status, str(error).partition(". ")[0]))
+            view.report(Report(operation.status, str(error)))
         else:
             return operation.status
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from poolkeeper.cli.errors import RUNTIME_FAILURE, USAGE_FAILURE, CommandError
-from poolkeeper.cli.operations.words import clean, printable
+from poolkeeper.cli.operations.words import clean, in_options, printable
 from poolkeeper.config import PoolConfig
 from poolkeeper.exceptions import ConnectionPoolError, PoolConfigurationError
 from poolkeeper.manager import ConnectionPoolManager
@@ -58,7 +58,8 @@ class Database:
         except PoolConfigurationError as error:
             raise CommandError(str(error), exit_code=USAGE_FAILURE) from error
         except OperationError as error:
-            raise CommandError(printable(str(error)), exit_code=RUNTIME_FAILURE) from error
+            said = printable(in_options(str(error)))
+            raise CommandError(said, exit_code=RUNTIME_FAILURE) from error
         except ConnectionPoolError as error:
             raise CommandError(
                 printable(f"{error} The database URL is from {self.source}."),

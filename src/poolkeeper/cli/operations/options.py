@@ -89,6 +89,11 @@ AsJson: TypeAlias = Annotated[
     ),
 ]
 
+StatusAsJson: TypeAlias = Annotated[
+    bool,
+    typer.Option("--json", help="Print it as a JSON object.", rich_help_panel=_OUTPUT),
+]
+
 Imports: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(

@@ -89,6 +89,11 @@ class Pace:
         return 0.0 if self._began_at is None else now - self._began_at
 
     @property
+    def worked(self) -> float:
+        """Seconds of this run up to its last report, without outages."""
+        return self._worked
+
+    @property
     def _span(self) -> float | None:
         span = self._marks[-1].worked - self._marks[0].worked if self._marks else 0.0
         return span or None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from poolkeeper.cli.operations.words import clean, command, duration, place, rows
+from poolkeeper.cli.operations.words import clean, command, duration, place, reason, rows
 from poolkeeper.operations.model import OperationState
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Story:
             self._ours = False
             self.waiting_for = None
         elif report.waiting_for is not None:
-            self._wait(clean(report.waiting_for), now, by_report=True)
+            self._wait(reason(report.waiting_for), now, by_report=True)
         elif status.state is OperationState.RUNNING:
             lines += self._works_here(status, before, now)
         if status.rows_rejected and not (before and before.rows_rejected):
@@ -81,9 +81,9 @@ class Story:
         self._told = True
         return [f"waiting: {self.waiting_for}"]
 
-    def database_away(self, reason: str, now: float) -> None:
+    def database_away(self, why: str, now: float) -> None:
         """Hear from the pool that the database is gone."""
-        self._wait(f"the database is away: {clean(reason)}", now, by_report=False)
+        self._wait(f"the database is away: {reason(why)}", now, by_report=False)
 
     def database_back(self, now: float) -> list[str]:
         """Hear from the pool that it is back; the runner tells when the operation goes on."""
@@ -92,12 +92,12 @@ class Story:
         self.waiting_for = None
         return [f"the database is back after {duration(now - self._since)}"] if self._told else []
 
-    def _wait(self, reason: str, now: float, *, by_report: bool) -> None:
+    def _wait(self, why: str, now: float, *, by_report: bool) -> None:
         if self.waiting_for is None:
             self._since, self._told = now, False
             self._by_report = by_report
         self._by_report = self._by_report or by_report
-        self.waiting_for = reason
+        self.waiting_for = why
 
     def waited(self, now: float) -> float:
         """Seconds since it began to wait."""

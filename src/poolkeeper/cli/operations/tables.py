@@ -13,7 +13,15 @@ from rich.table import Table
 from rich.text import Text
 
 from poolkeeper.cli.errors import CommandError
-from poolkeeper.cli.operations.words import clean, command, duration, percent, place, size
+from poolkeeper.cli.operations.words import (
+    clean,
+    command,
+    duration,
+    in_options,
+    percent,
+    place,
+    size,
+)
 from poolkeeper.operations import OperationState
 
 if TYPE_CHECKING:
@@ -34,23 +42,36 @@ _COLORS: Final = {
 
 def print_list(found: Sequence[OperationStatus]) -> None:
     """One line each."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    console = _console()
+    rule = box.SIMPLE_HEAD if console.is_terminal else None
+    table = Table(box=rule, pad_edge=False, show_edge=False)
     table.add_column("name", overflow="fold")
     for name in ("kind", "state"):
         table.add_column(name, no_wrap=True)
-    for name in ("rows", "done"):
+    for name in ("rows", "done", "age"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("at", overflow="fold")
+    table.add_column("worker", overflow="fold")
+    table.add_column("error", overflow="fold")
     for status in found:
+        running = status.state is OperationState.RUNNING
         table.add_row(
             Text(clean(status.name)),
             status.kind,
             Text(status.state.value, _COLORS.get(status.state, "")),
             f"{status.rows_done:,}",
             "" if status.fraction is None else percent(status.fraction),
-            Text(_where(status)),
+            duration((status.at - status.created_at).total_seconds()),
+            Text(clean(status.owner_place or "") if running else ""),
+            Text("" if running else clean((status.error or "").partition(". ")[0])),
         )
-    _console().print(table)
+    if console.is_terminal:
+        console.print(table)
+        return
+    with console.capture() as captured:
+        console.print(table)
+    # The table pads every line to its width.
+    for line in captured.get().splitlines():
+        print(line.rstrip())
 
 
 def print_one(status: OperationStatus) -> None:
@@ -73,7 +94,7 @@ def print_one(status: OperationStatus) -> None:
         ("claims", f"{status.epoch:,}" if status.epoch else None),
         ("created", f"{status.created_at:%Y-%m-%d %H:%M:%S %Z}"),
         ("took" if status.finished else "since", duration(seconds) if seconds else None),
-        ("error", status.error),
+        ("error", status.error and in_options(status.error)),
     ]
     # What the user said; what was derived from it is for programs.
     asked = status.spec.get("asked") or status.spec
@@ -133,12 +154,6 @@ def _console() -> Console:
         # One operation a line, however long: programs read it.
         console.width = 10_000
     return console
-
-
-def _where(status: OperationStatus) -> str:
-    if status.state is OperationState.RUNNING:
-        return clean(status.owner_place or "")
-    return clean((status.error or "").partition(". ")[0])
 
 
 def _bytes(status: OperationStatus) -> str | None:

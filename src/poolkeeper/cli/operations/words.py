@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 import unicodedata
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from poolkeeper.urls import mask_url
 
@@ -15,6 +16,21 @@ if TYPE_CHECKING:
     from poolkeeper.operations import OperationStatus
 
 _UNITS = ("B", "kB", "MB", "GB", "TB")
+
+_OUTAGE: Final = re.compile(
+    r"has been unreachable for [\d.]+ s(?:: (?P<why>.*?))?(?:; (?:next|a connection) attempt|\. |$)"
+)
+_CLASS_NAME: Final = re.compile(r"(?:[A-Z][a-z0-9]+){2,}(?:: |$)|OSError(?:: |$)")
+_REASONS: Final = (
+    (r"Connect call failed|Connection refused|\bErrno 111\b", "connection refused"),
+    (r"password authentication failed for user (.+)", r"password refused for user \1"),
+    (r"closed in the middle of operation|Connection reset|Broken pipe", "connection lost"),
+    (r"Name or service not known|getaddrinfo|name resolution", "host name not found"),
+    (r"due to lock timeout", "somebody holds a lock"),
+)
+"""What the server, drivers and the system say, and how people put it."""
+
+_NAME_ONLY: Final = {"TimeoutError": "no answer in time", "CancelledError": "no answer in time"}
 
 
 def clean(text: str) -> str:
@@ -29,6 +45,51 @@ def printable(text: str) -> str:
         for character in text
         if character == "\n" or unicodedata.category(character) not in {"Cc", "Cf", "Cs"}
     )
+
+
+def reason(text: str) -> str:
+    """Why the database cannot be used, of what an exception says: short, without its class."""
+    text = clean(text)
+    outage = _OUTAGE.search(text)
+    if outage is not None:
+        text = outage["why"] or "the database cannot be reached"
+    bare = _CLASS_NAME.sub("", text, count=1) if _CLASS_NAME.match(text) else text
+    while _CLASS_NAME.match(bare):
+        bare = _CLASS_NAME.sub("", bare, count=1)
+    if not bare:
+        return _NAME_ONLY.get(text, "connection lost")
+    for pattern, words in _REASONS:
+        found = re.search(pattern, bare)
+        if found is not None:
+            return found.expand(words)
+    return re.sub(r"^\[Errno -?\d+\] ", "", bare).partition(". ")[0]
+
+
+_TRUE: Final = re.compile(r"\b([a-z_]+)=True\b")
+_FALSE: Final = re.compile(r"\b([a-z_]+)=False\b")
+_TEXT: Final = re.compile(r"\b([a-z_]+)=(['\"][^'\"]*['\"])")
+_BARE: Final = re.compile(r"\b([a-z_]+)=(?=[ ,.;:)]|$)")
+_OPTION: Final = re.compile(r"(?<![-\w.])(overwrite|max_rejects|max_record_bytes)\b")
+
+
+def in_options(message: str) -> str:
+    """A message of the library in the words of the command line: ``--key`` for ``key=``.
+
+    Only its advice: what stands before may be of the user's data.
+    """
+    facts, found, advice = message.rpartition("Suggestion: ")
+    if not found:
+        return message
+    advice = _TRUE.sub(lambda match: _option(match[1]), advice)
+    advice = _FALSE.sub(lambda match: _option(f"no-{match[1]}"), advice)
+    advice = _TEXT.sub(lambda match: f"{_option(match[1])} {match[2]}", advice)
+    for pattern in (_BARE, _OPTION):
+        advice = pattern.sub(lambda match: _option(match[1]), advice)
+    return f"{facts}{found}{advice}"
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def rows(count: int) -> str:

@@ -21,10 +21,12 @@ from poolkeeper.cli.operations.options import (
     Quiet,
     import_all,
 )
+from poolkeeper.cli.operations.tables import EVERY
 from poolkeeper.cli.operations.view import Lines, Silent
-from poolkeeper.cli.operations.words import duration, rows
-from poolkeeper.exceptions import DatabaseUnavailableError
+from poolkeeper.cli.operations.words import duration, in_options, reason, rows
+from poolkeeper.exceptions import ConnectionPoolError, DatabaseUnavailableError
 from poolkeeper.observability.events import OperationClaimed, OperationEnded, OperationResumed
+from poolkeeper.operations import OperationState
 from poolkeeper.sqlstate import MISCONFIGURED, sqlstate_of
 
 if TYPE_CHECKING:
@@ -115,13 +117,39 @@ async def _work(
             except asyncio.CancelledError:
                 if interrupt.exit_code is None:
                     raise
+            else:
+                if not interrupt.stop.is_set():
+                    for line in await _left(pool):
+                        log.say(line)
             finally:
                 leaving.cancel()
                 await asyncio.wait({leaving})
                 if not working.done():
                     working.cancel()
                     await asyncio.wait({working})
-    log.say("stopped" if interrupt.exit_code else "nothing is left to do")
+
+    if interrupt.exit_code:
+        log.say("stopped")
+
+
+async def _left(pool: ConnectionPoolManager) -> list[str]:
+    """What is said of operations that nobody does when there is nothing to do here."""
+    try:
+        found = await pool.operations.list(finished=False, limit=EVERY)
+    except (ConnectionPoolError, OSError):
+        return ["nothing is left that could be done here"]
+    waiting = [status for status in found if status.state is OperationState.PENDING]
+    if not waiting:
+        return ["nothing is left to do"]
+    many = len(waiting) > 1
+    head = (
+        f"{len(waiting):,} operation{'s' if many else ''} still wait{'' if many else 's'} for a "
+        "worker that can do what this one cannot:"
+    )
+    return [
+        head,
+        *(f"{s.name}: {(s.error or 'just created').partition('. ')[0]}" for s in waiting),
+    ]
 
 
 async def _as_long_as_it_takes(
@@ -172,11 +200,11 @@ class _Log:
         """Hear the first signal."""
         self.say("stopping after the present chunks; once more stops at once")
 
-    def database_away(self, reason: str) -> None:
+    def database_away(self, why: str) -> None:
         """See ``logs.Listener``."""
         if self._away_since is None:
             self._away_since = self._view.clock()
-            self.say(f"the database is away: {reason}")
+            self.say(f"the database is away: {reason(why)}")
 
     def database_back(self) -> None:
         """See ``logs.Listener``."""
@@ -207,7 +235,7 @@ def _end(event: OperationEnded) -> str:
     if event.rows_rejected:
         far += f" ({rows(event.rows_rejected)} rejected)"
     if event.error is not None:
-        return f"{event.state} at {far}: {event.error}"
+        return f"{event.state} at {far}: {in_options(event.error)}"
     if event.state == "pending":
         return f"laid down at {far}"
     if event.state == "running":
