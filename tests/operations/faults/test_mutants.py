@@ -1,4 +1,8 @@
-"""The same points and the same judge catch every wrong way to resume."""
+"""The same points and the same judge catch every wrong way to resume.
+
+Two transactions and memory are caught by a cut, and by chaos as well. A missing epoch is caught by
+a freeze alone: one fault at a time never has two workers, and random ones rarely meet at the place.
+"""
 
 from __future__ import annotations
 
