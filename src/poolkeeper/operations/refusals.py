@@ -30,14 +30,19 @@ GENERAL: Final = "mend the reason"
 
 
 def refusal(error: Exception, status: OperationStatus) -> OperationFailedError:
-    """Why an operation ends at an error of the server or of a step of the user's."""
+    """Why an operation ends at an error of the server or of a step of the user's.
+
+    Notes on the error say where in the work it came up.
+    """
     code = sqlstate_of(error) if is_driver_error(error) else None
     advice = ADVICE.get(code or "", GENERAL)
     said = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    where = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
     who = f"{type(error).__name__}: " if code is None else f"SQLSTATE {code}: "
     return OperationFailedError(
         f"{status.kind} {status.name!r} failed after {status.rows_done:,} rows, in chunk "
-        f"{status.seq + 1}: {who}{said}. What was committed stays. Suggestion: {advice}, then "
-        f"`poolkeeper operations retry {status.name!r}`: it goes on where it stopped.",
+        f"{status.seq + 1}{where}: {who}{said}. What was committed stays. Suggestion: "
+        f"{advice}, then `poolkeeper operations retry {status.name!r}`: it goes on where it "
+        "stopped.",
         operation=status.name,
     )

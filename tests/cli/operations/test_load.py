@@ -402,3 +402,13 @@ def test_a_pipe_of_commands_works_as_one(postgres, orders, tmp_path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     with psycopg.connect(postgres.url) as connection:
         assert connection.execute("select count(*) from orders").fetchone() == (1000,)
+
+
+def test_rows_whose_key_was_there_are_counted_at_the_end(postgres, orders) -> None:
+    """They are neither loaded nor refused."""
+    make = "alter table orders add primary key (id); insert into orders values (7), (9)"
+    postgres.server.psql(make, database=postgres.name)
+    with load(postgres.url, orders, "--on-conflict", "nothing") as process:
+        code, out, err = process.end()
+    assert code == 0, err
+    assert f"{ROWS - 2:,} rows, 2 rows left out as their key was there already, in " in out

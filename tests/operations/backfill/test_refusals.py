@@ -3,7 +3,7 @@
 import pytest
 
 from poolkeeper import create_pool
-from poolkeeper.operations import OperationError
+from poolkeeper.operations import OperationError, OperationFailedError
 from tests.operations.backfill.doing import numbered, values
 
 pytestmark = pytest.mark.asyncio
@@ -176,3 +176,11 @@ async def test_who_may_not_write_the_table_is_told_what_to_grant(pool, admin, po
                 await reader.operations.backfill("t", set=SET, name="reader")
     finally:
         await admin.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+async def test_a_change_that_fails_names_the_keys_it_was_at(pool, admin):
+    """The row that is to blame is one of them."""
+    await numbered(admin, 10)
+    operation = await pool.operations.backfill("t", set="n = 1 / (id - 7)", batch=3)
+    with pytest.raises(OperationFailedError, match=r"in chunk 3 \(6 < id <= 9\): .*by zero"):
+        await operation.run()

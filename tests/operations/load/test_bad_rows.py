@@ -197,7 +197,7 @@ async def test_load_fails_when_too_many_rows_are_bad(load, admin, rejects, monke
     monkeypatch.setattr(LoadRun, "sizing", Sizing(4, 4, 4))
     await admin.execute("CREATE TABLE t (n int)")
     data = "n\n" + "x\n1\n" * 10
-    with pytest.raises(OperationError, match=r"4 rows .* more than max_rejects \(3\).*line 8"):
+    with pytest.raises(OperationError, match=r"4 rows .* more than the limit of 3.*line 8"):
         await load(data, on_bad_row="reject", max_rejects=3)
     assert len(await rejects()) == 3
     status = await load(None, on_bad_row="reject", max_rejects=10)

@@ -130,6 +130,8 @@ async def test_ndjson_with_a_key_that_has_no_place_is_refused(load, admin, rejec
         (2002, "23514"),
         (2003, "22P02"),
     ]
+    said = [row["message"] for row in await admin.fetch("SELECT message FROM poolkeeper.rejects")]
+    assert said[:2] == ["the JSON object has a key that goes nowhere", "not a JSON object"]
     with pytest.raises(OperationError, match=r"has a column 'x'.*--map x=COLUMN, or .*--skip x"):
         await load('{"id": 1, "x": 2}\n', file="two.ndjson")
     await load('{"id": 1, "x": 2}\n', file="two.ndjson", skip=["x"], name="again")
@@ -199,10 +201,11 @@ async def test_the_table_is_found_as_sql_finds_it_or_as_it_is_written(load, admi
         ("id,name,name\n", {}, r"two columns 'name'"),
         ("id,\n", {}, r"Column 2 of .* has no name"),
         ("name\na\n", {}, r"needs a value for id.*--default id=VALUE"),
-        ("id,name\n", {"skip": ["nam"]}, r"skip names a column 'nam'.*did you mean 'name'"),
+        ("id,name\n", {"skip": ["nam"]}, r"--skip names a column 'nam'.*did you mean 'name'"),
         ("id,name\n", {"map": {"name": "nmae"}}, r"mapped to 'nmae'.*did you mean name"),
         ("id,a,b\n", {"map": {"a": "name", "b": "name"}}, r"both go into name"),
-        ("id,name\n", {"set": {"nam": "1"}}, r"set names a column 'nam'.*did you mean name"),
+        ("id,name\n", {"set": {"nam": "1"}}, r"--set names a column 'nam'.*did you mean name"),
+        ("id,name\n", {"set": {"name": "lower(nme)"}}, r'"nme" of the file.*did you mean "name"'),
         ("id,name\n", {"set": {"name": "nix(id)"}}, r"The database refuses.*nix"),
         ("id,name\n", {"defaults": {"name": "x"}}, r"default value.*--skip name"),
         ("id,g\n", {}, r"generated.*--skip g"),
@@ -222,8 +225,9 @@ async def test_what_does_not_fit_is_said_before_anything_is_loaded(
     await admin.execute(
         "CREATE TABLE t (id int NOT NULL, name text, g int GENERATED ALWAYS AS (1) STORED)"
     )
-    with pytest.raises(OperationError, match=message):
+    with pytest.raises(OperationError, match=message) as caught:
         await load(data, **options)
+    assert "poolkeeper_load" not in str(caught.value)
     assert not await admin.fetchval("SELECT count(*) FROM poolkeeper.operations")
 
 

@@ -130,7 +130,11 @@ class BackfillRun:
             first = await connection.fetchrow(sql, *values, 0)
         await connection.execute(self._statements.work_on_rows())
         sql, values = self._statements.work(after, to, first=first and tuple(first))
-        tag: str = await connection.execute(sql, *values)
+        try:
+            tag: str = await connection.execute(sql, *values)
+        except Exception as error:
+            error.add_note(self._statements.range(after, to))
+            raise
         return int(tag.rpartition(" ")[2])
 
     def _chunk(self, after: Position, rows: int, *, size: int, done: bool = False) -> Chunk:

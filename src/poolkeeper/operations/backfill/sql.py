@@ -30,6 +30,10 @@ SEMANTIC: Final = (*EXACT, "search_path")
 session had that created the operation."""
 
 
+MOST_SHOWN: Final = 60
+"""Characters of a key's value in a message."""
+
+
 @dataclass(frozen=True, slots=True)
 class KeyColumn:
     """A column to go along.
@@ -97,6 +101,11 @@ class Statements:
     def last(self, after: Sequence[str] | None) -> tuple[str, list[str]]:
         """The last key of all; no row if there is none after that one."""
         return self._find(after, "DESC", "")
+
+    def range(self, after: Sequence[str] | None, to: Sequence[str]) -> str:
+        """The rows of ``work``, for people."""
+        lower = "" if after is None else f"{_shown(after)} < "
+        return f"{lower}{_shown([key.column for key in self.key])} <= {_shown(to)}"
 
     def _find(self, after: Sequence[str] | None, order: str, offset: str) -> tuple[str, list[str]]:
         values: list[str] = []
@@ -194,6 +203,11 @@ class Statements:
     def _value(self, place: int, key: Sequence[str], values: list[str]) -> str:
         values.append(key[place])
         return f"${len(values)}::text::{self.key[place].type}"
+
+
+def _shown(values: Sequence[str]) -> str:
+    shown = [value if len(value) <= MOST_SHOWN else f"{value[:MOST_SHOWN]}…" for value in values]
+    return shown[0] if len(shown) == 1 else f"({', '.join(shown)})"
 
 
 def set_local(settings: Mapping[str, str]) -> str:

@@ -9,7 +9,7 @@ from poolkeeper.operations.kind import Reject
 from poolkeeper.operations.load.bad_rows import Segments, is_of_a_row, place_of, record_at
 from poolkeeper.operations.load.errors import BadRowError
 from poolkeeper.operations.load.piece import cut, snippet
-from poolkeeper.operations.load.statements import RELEASE, ROLL_BACK, SAVEPOINT
+from poolkeeper.operations.load.statements import KNOWN_OBJECT, RELEASE, ROLL_BACK, SAVEPOINT
 from poolkeeper.outcomes import is_driver_error
 from poolkeeper.sqlstate import UNDEFINED_TABLE, sqlstate_of
 
@@ -158,7 +158,7 @@ class Loader:
         raw = piece.data[bounds.begin : bounds.end]
         if not self._rejecting:
             raise self._bad_row(bounds.line, raw, place.column, error) from error
-        return Reject(bounds.line, cut(raw.rstrip(b"\r\n")), sqlstate_of(error), _said(error))
+        return Reject(bounds.line, cut(raw.rstrip(b"\r\n")), sqlstate_of(error), _said(error, raw))
 
     def _bad_row(self, line: int, raw: bytes, column: str | None, error: Exception) -> BadRowError:
         row = snippet(raw, self._codec)
@@ -170,8 +170,9 @@ class Loader:
             "which puts such rows into the table poolkeeper.rejects and goes on"
         )
         return BadRowError(
-            f"{self._path}, line {line:,}{where}: {_said(error)} (SQLSTATE {sqlstate_of(error)}). "
-            f"The row is: {row} Rows of earlier chunks stay committed. Suggestion: {advice}.",
+            f"{self._path}, line {line:,}{where}: {_said(error, raw)} "
+            f"(SQLSTATE {sqlstate_of(error)}). The row is: {row} Rows of earlier "
+            f"chunks stay committed. Suggestion: {advice}.",
             path=self._path,
             line=line,
             column=column,
@@ -180,7 +181,11 @@ class Loader:
         )
 
 
-def _said(error: Exception) -> str:
+def _said(error: Exception, raw: bytes) -> str:
+    if getattr(error, "constraint_name", None) == KNOWN_OBJECT:
+        if raw.lstrip().startswith(b"{"):
+            return "the JSON object has a key that goes nowhere"
+        return "not a JSON object"
     said = str(getattr(error, "message", None) or error)
     detail = getattr(error, "detail", None)
     return f"{said}: {detail}" if detail else said

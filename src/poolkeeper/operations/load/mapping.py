@@ -119,7 +119,7 @@ def _in_file(name: str, names: Sequence[str], option: str, path: str) -> str:
     close = difflib.get_close_matches(name, names, n=1)
     advice = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(names)}."
     raise OperationError(
-        f"{option} names a column {name!r}, which {path} does not have. Suggestion: {advice}"
+        f"--{option} names a column {name!r}, which {path} does not have. Suggestion: {advice}"
     )
 
 
@@ -138,7 +138,7 @@ def _assigned(table: Table, asked: Asked) -> dict[str, str]:
             column = _find(name, table)
             if column is None:
                 raise OperationError(
-                    f"{option} names a column {name!r}, which {table.label} does not have. "
+                    f"--{option} names a column {name!r}, which {table.label} does not have. "
                     f"Suggestion: {_advice(name, table)}"
                 )
             if column.generated:

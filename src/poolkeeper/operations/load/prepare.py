@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import difflib
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
 
 _SETTINGS: Final = ("DateStyle", "IntervalStyle", "TimeZone")
 """What decides what a text means as a value. Every worker must read the file alike."""
+
+_NO_COLUMN: Final = re.compile(r'^column "([^".]+)" does not exist$')
+_GENERAL: Final = "check options and expressions; --set takes SQL over columns of the file."
 
 _CHOICES: Final = {"on_bad_row": ("fail", "reject"), "on_conflict": ("nothing",)}
 
@@ -304,12 +309,26 @@ async def _try(connection: Any, spec: Json) -> None:
     except Exception as error:
         if not is_driver_error(error) or connection.is_closed():
             raise
-        hint = getattr(error, "hint", None)
-        raise OperationError(
-            f"The database refuses to load into {spec['schema']}.{spec['table']}: {error} "
-            f"(SQLSTATE {sqlstate_of(error)}). Suggestion: "
-            + (hint or "check options and expressions; --set takes SQL over columns of the file.")
-        ) from error
+        raise _refusal(error, spec, statements.staging) from error
     finally:
         if not connection.is_closed():
             await transaction.rollback()
+
+
+def _refusal(error: Exception, spec: Json, staging: str | None) -> OperationError:
+    """What the database says, without the name of the temporary table."""
+    said = str(getattr(error, "message", None) or error)
+    advice = getattr(error, "hint", None) or _GENERAL
+    missing = _NO_COLUMN.search(said)
+    if staging is not None:
+        said = said.replace(f"{staging}.", "")
+        advice = _GENERAL if staging in advice else advice
+        if missing is not None:
+            names = [name for name, _ in spec.get("record") or []] or list(spec["staging"])
+            close = difflib.get_close_matches(missing[1], names, n=1)
+            said = f'column "{missing[1]}" of the file does not exist'
+            advice = f'did you mean "{close[0]}"?' if close else f"it has {', '.join(names)}."
+    return OperationError(
+        f"The database refuses to load into {spec['schema']}.{spec['table']}: {said} "
+        f"(SQLSTATE {sqlstate_of(error)}). Suggestion: {advice}"
+    )

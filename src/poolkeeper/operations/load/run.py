@@ -26,7 +26,8 @@ END_OF_COPY_HARMLESS: Final = 18
 class LoadRun:
     """Reads the file piece by piece and loads each in the transaction of a chunk.
 
-    Its cursor is that of the reader, with the number of rows rejected so far.
+    Its cursor is that of the reader, with the numbers of rows rejected so far, and left out because
+    their key was there already.
     """
 
     sizing = Sizing(initial=2 << 20, smallest=64 << 10, largest=32 << 20)
@@ -69,8 +70,12 @@ class LoadRun:
         rejects = sorted([*piece.rejects, *refused], key=lambda reject: reject.line or 0)
         rejected = int(self._cursor.get("rejected", 0)) + len(rejects)
         self._check_rejects(rejected, rejects)
+        cursor = {**piece.end, "rejected": rejected}
+        if self._spec.get("on_conflict") == "nothing":
+            here = piece.records - rows - len(refused)
+            cursor["left_out"] = int(self._cursor.get("left_out", 0)) + here
         return Chunk(
-            cursor={**piece.end, "rejected": rejected},
+            cursor=cursor,
             rows=rows,
             rejects=rejects,
             bytes_done=self._bytes_total if piece.last else piece.bytes_done,
@@ -137,8 +142,9 @@ class LoadRun:
             return
         last = rejects[-1]
         raise OperationError(
-            f"{rejected:,} rows of {self._spec['path']} were refused, more than max_rejects "
-            f"({self._max_rejects:,}) allows; the last one is line {last.line:,}: {last.message}. "
+            f"{rejected:,} rows of {self._spec['path']} were refused, more than the limit of "
+            f"{self._max_rejects:,}; the last one is line {last.line:,}: "
+            f"{last.message.rstrip('.')}. "
             "Nothing of this chunk was committed; rows before it stay. Suggestion: look at what "
             "is in poolkeeper.rejects, mend the reason or raise max_rejects, and retry."
         )

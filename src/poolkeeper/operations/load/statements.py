@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from poolkeeper.operations.kind import Json
 
 DOCUMENT: Final = "document"
+KNOWN_OBJECT: Final = "a record is an object with known keys"
+"""Name of a constraint of the temporary table."""
 SAVEPOINT: Final = "savepoint poolkeeper_rows"
 ROLL_BACK: Final = "rollback to savepoint poolkeeper_rows"
 RELEASE: Final = "release savepoint poolkeeper_rows"
@@ -104,7 +106,7 @@ def _body(spec: Json) -> str:
         return column
     known = f"array[{', '.join(literal(key) for key in spec['keys'])}]::text[]"
     return (
-        f"{column}, constraint {identifier('a record is an object with known keys')} check (case"
+        f"{column}, constraint {identifier(KNOWN_OBJECT)} check (case"
         f" when jsonb_typeof({DOCUMENT}) = 'object' then {DOCUMENT} - {known} = '{{}}'"
         " else false end)"
     )
