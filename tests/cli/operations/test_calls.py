@@ -135,3 +135,14 @@ def test_an_export_has_the_same_faces(filled, tmp_path) -> None:
     assert out.startswith(f"orders to orders.csv: {ROWS:,} rows")
     lines = target.read_text(encoding="utf-8").splitlines()
     assert lines == ["id,note", *(f"{n},x" for n in range(ROWS))]
+
+
+def test_a_backfill_that_fails_says_each_thing_once(filled) -> None:
+    """Where it was, why, and how to go on."""
+    options = ("backfill", "orders", "--set", "note = 1 / (id - 50000)")
+    with Process(filled.url, *options) as process:
+        code, _, err = process.end()
+    assert code == 1
+    assert err.count("failed after") == 1
+    assert " < id <= " in err
+    assert "poolkeeper operations retry" in err

@@ -71,7 +71,7 @@ class BackfillRun:
         return Hold(
             LOOK_SECONDS,
             f"the standby {behind.name!r} is {behind.seconds:.1f} s behind, more than "
-            f"max_replica_lag={self._throttle.max_replica_lag:g}",
+            f"{self._throttle.max_replica_lag:g} s",
         )
 
     async def chunk(self, connection: Any, size: int) -> Chunk:
