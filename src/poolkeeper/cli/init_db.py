@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import psycopg
 import typer
-from psycopg import sql
 
 from poolkeeper.cli.errors import USAGE_FAILURE, CommandError
 from poolkeeper.exceptions import PoolConfigurationError
 from poolkeeper.schema import VERSION, grant_script, install_script
 from poolkeeper.urls import mask_url, split_url
+
+if TYPE_CHECKING:
+    import psycopg
 
 HELP_TEXT = (
     "Create the tables of poolkeeper in a database, or bring them up to date.\n\n"
@@ -51,6 +52,10 @@ def init_db(
             "poolkeeper init-db postgresql://user@host/database.",
             exit_code=USAGE_FAILURE,
         )
+    # The other commands need not wait for it.
+    import psycopg  # noqa: PLC0415
+    from psycopg import sql  # noqa: PLC0415
+
     try:
         _driver, dsn = split_url(url)
     except PoolConfigurationError as error:
