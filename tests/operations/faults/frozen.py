@@ -15,6 +15,8 @@ from tests.operations.faults.world import RUN_SECONDS, World
 
 LEASE = 0.3
 """Of the worker that freezes."""
+HELD_LOOKS = 10
+"""So often in a row an operation whose lease is over has to be locked: then its claim is held."""
 
 _TAKEN = """
 SELECT owner <> $2 OR state = 'done' FROM poolkeeper.operations WHERE id = $1"""
@@ -113,10 +115,13 @@ async def freeze(
 
 async def _taken_or_held(world: World, id_: Any, owner: str, *, patient: bool) -> bool:
     """Wait until another worker has it; False if the frozen one's session keeps it from that."""
+    held = 0
     while True:
         if (await world.query(_TAKEN, id_, owner))[0][0]:
             return True
-        if not patient and (await world.query(_HELD, id_))[0][0]:
+        # whoever looks for work locks it for a moment, too
+        held = held + 1 if (await world.query(_HELD, id_))[0][0] else 0
+        if held == HELD_LOOKS and not patient:
             return False
         await asyncio.sleep(0.01)
 
