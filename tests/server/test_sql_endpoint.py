@@ -16,6 +16,8 @@ from poolkeeper.server.lifecycle import Lifecycle
 from poolkeeper.server.limits import Limits
 from poolkeeper.server.metrics import ServerMetrics
 from poolkeeper.server.neon.identity import Identity, Served
+from poolkeeper.server.operations.watch import Watches
+from poolkeeper.server.operations.work import OperationsWork
 from poolkeeper.server.outages import OutageHistory
 from poolkeeper.server.parts import Parts
 from poolkeeper.server.settings import ServerSettings
@@ -54,6 +56,8 @@ async def post(pool, query):
         OutageHistory(),
         Identity(access, Served(None, None)),
         Limits(pool, access),
+        OperationsWork(pool, lifecycle, concurrency=None, directory=None),
+        Watches(),
     )
     app = Starlette(
         routes=[Route("/sql", SqlEndpoint(Engine(parts)), methods=["POST"])],
