@@ -105,6 +105,7 @@ class Worker:
             ConnectionPoolError: The database was away for longer than ``patience``.
         """
         away_since: float | None = None
+        status: OperationStatus | None = None
         while True:
             try:
                 claim = None if stop.is_set() else await self._claim(only=id_)
@@ -123,7 +124,12 @@ class Worker:
                 away_since = away_since or monotonic()
                 if patience is not None and monotonic() - away_since > patience:
                     raise
-                _logger.debug("the database is away: %s", error)
+                if status is not None:
+                    if stop.is_set():
+                        return status
+                    report(Report(status, self._pool.reporter.describe(error)))
+                elif stop.is_set():
+                    raise
             else:
                 away_since = None
                 if status.state is OperationState.DONE or stop.is_set():

@@ -27,22 +27,32 @@ class Read:
         await self._world.query(
             f"ALTER DATABASE {name} SET default_transaction_read_only = {'on' if on else 'off'}"
         )
+        await self.end_sessions()
+
+    async def end_sessions(self):
         await self._world.query(
             "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
             " WHERE application_name LIKE 'poolkeeper worker%' AND datname = current_database()"
         )
 
 
+class Hears:
+    """What a run reports."""
+
+    def __init__(self):
+        self.waits = asyncio.Event()
+
+    def __call__(self, report):
+        if "read-only" in (report.waiting_for or ""):
+            self.waits.set()
+
+
 async def test_workers_wait_while_the_database_is_read_only(world):
     """One in the middle of its work, one that only looks for some, one that follows another."""
     job, operation = await world.new(Paced)
     read = Read(world)
-    waits = asyncio.Event()
+    hears = [Hears(), Hears()]
     stop = asyncio.Event()
-
-    def see(report):
-        if "read-only" in (report.waiting_for or ""):
-            waits.set()
 
     async with (
         world.worker(job) as ours,
@@ -51,16 +61,17 @@ async def test_workers_wait_while_the_database_is_read_only(world):
         asyncio.timeout(RUN_SECONDS),
     ):
         handle = await ours.get(str(operation.status.id))
-        running = asyncio.create_task(handle.run(report=see))
-        looking = asyncio.create_task(idle.work(stop=stop))
+        running = asyncio.create_task(handle.run(report=hears[0]))
         while not handle.status.seq:
             await asyncio.sleep(0.01)
         follower = await followers.get(str(operation.status.id))
-        following = asyncio.create_task(follower.run())
+        following = asyncio.create_task(follower.run(report=hears[1]))
+        looking = asyncio.create_task(idle.work(stop=stop))
         await read.only(True)
-        await waits.wait()
-        # the others have asked by then, more than once
-        await asyncio.sleep(0.3)
+        while not all(hear.waits.is_set() for hear in hears):
+            # one that was just logging in has missed it
+            await read.end_sessions()
+            await asyncio.sleep(0.2)
         assert not running.done()
         assert not following.done()
         assert not looking.done()
