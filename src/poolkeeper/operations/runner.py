@@ -356,6 +356,10 @@ class Runner:
                 lost = True
             else:
                 raise refusal(error, self._status) from error
+        if code == READ_ONLY_TRANSACTION and self._lease is not None:
+            # It stays so for this session, whatever becomes of the server.
+            session_of(self._lease).abort()
+            self._let_go()
         if lost or code in LOST:
             self._outages += 1
             self._let_go()

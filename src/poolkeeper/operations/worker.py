@@ -332,6 +332,9 @@ async def ask(pool: Pool, work: Callable[[Any], Coroutine[Any, Any, Any]]) -> An
             lost = is_lost(lease) and (is_driver_error(error) or isinstance(error, OSError))
             # Where the role's default isolation is higher, others may be in the way.
             conflict = is_driver_error(error) and sqlstate_of(error) in RETRIED
+            if is_driver_error(error) and sqlstate_of(error) == READ_ONLY_TRANSACTION:
+                # It stays so for this session, whatever becomes of the server.
+                session_of(lease).abort()
             if attempt == MOST_FRUITLESS or not (lost or conflict):
                 raise
         finally:
