@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import select
 import signal
 import sys
 from dataclasses import replace
@@ -55,6 +57,7 @@ HELP_TEXT = (
 _FORMAT = "The file"
 _ROWS = "Rows and columns"
 STDIN = "-"
+LOOK_UP_SECONDS = 0.5
 
 
 class Format(StrEnum):
@@ -348,7 +351,22 @@ def _read_stdin(title: str) -> Spooled:
             "producer | poolkeeper load - --into TABLE.",
             exit_code=2,
         )
-    return spool(sys.stdin.buffer, title)
+    return spool(_Patient(sys.stdin.fileno()), title)
+
+
+class _Patient:
+    """Reads what there is, and looks up now and then.
+
+    A signal that comes right before a read that blocks would not be heard until that returns.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def read(self, size: int) -> bytes:
+        while not select.select([self._fd], [], [], LOOK_UP_SECONDS)[0]:
+            pass
+        return os.read(self._fd, size)
 
 
 async def _refuse_other_bytes(operations: Operations, name: str, path: Path) -> None:

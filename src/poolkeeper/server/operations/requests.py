@@ -89,6 +89,7 @@ KINDS: Final[dict[str, dict[str, dict[str, Any]]]] = {
         "header": FLAG,
         "delimiter": TEXT,
         "null": TEXT,
+        "quote": TEXT,
         "overwrite": FLAG,
     },
     "custom": {"step": TEXT, "arguments": BY_NAME, "again": FLAG},
