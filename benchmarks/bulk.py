@@ -80,11 +80,14 @@ class Bench:
 
         def theirs() -> float:
             empty()
-            return self.psql(f"\\copy {source.table} from '{source.path}' csv header")
+            return self.psql(
+                f"\\copy {source.table} from '{source.path}' csv header null '{source.null}'"
+            )
 
         def ours() -> tuple[float, float]:
             empty()
-            return self.poolkeeper("load", str(source.path), "--into", source.table, "--again")
+            options = ("--into", source.table, "--null", source.null, "--again")
+            return self.poolkeeper("load", str(source.path), *options)
 
         psql, (seconds, peak) = _in_turn(theirs, ours, turn)
         return Pair(f"load {source.name}", psql, seconds, peak)

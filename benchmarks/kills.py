@@ -63,7 +63,7 @@ class Trial:
     def _start(self) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [sys.executable, "-m", "poolkeeper", "load", str(self.source.path), "--into",
-             self.source.table, "--quiet"],
+             self.source.table, "--null", self.source.null, "--quiet"],
             env={**os.environ, "DATABASE_URL": self.server.dsn()},
         )  # fmt: skip
 
@@ -142,7 +142,7 @@ def reference(server: FaultyPostgres, source: Source) -> float:
     began = perf_counter()
     subprocess.run(
         [server.binaries.program("psql"), "-q", "-d", server.dsn(), "-c",
-         f"\\copy {name} from '{source.path}' csv header"],
+         f"\\copy {name} from '{source.path}' csv header null '{source.null}'"],
         check=True,
     )  # fmt: skip
     return perf_counter() - began

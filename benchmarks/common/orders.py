@@ -34,6 +34,7 @@ class Source:
     table: str
     columns: str
     key: str
+    null: str = ""
 
     @property
     def create(self) -> str:
@@ -97,6 +98,7 @@ def flights(directory: Path) -> Source:
         " origin text, dest text, air_time int, distance int, hour int, minute int,"
         " time_hour timestamptz",
         "time_hour",
+        null="NA",
     )
 
 
