@@ -39,11 +39,6 @@ class Match:
     targets: Mapping[str, Column | None]
     assigned: Mapping[str, str]
 
-    @property
-    def one_to_one(self) -> bool:
-        """Whether the file fits the table as it is."""
-        return not self.assigned and None not in self.targets.values()
-
 
 def match(names: Sequence[str], table: Table, asked: Asked, path: str) -> Match:
     """Match the columns of a file with those of a table.
