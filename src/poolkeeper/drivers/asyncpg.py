@@ -164,7 +164,11 @@ class AsyncpgSession:
 
     def statements_begun(self) -> int:
         """See ``Session``."""
-        begun: int = self.connection._protocol.queries_count
+        protocol = self.connection._protocol
+        if protocol is None:
+            # Whoever has it has terminated it, and whatever was begun has ended.
+            return -1
+        begun: int = protocol.queries_count
         return begun
 
     def silence(self) -> Silence | None:

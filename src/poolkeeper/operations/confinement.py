@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from poolkeeper.operations.errors import NotHereError
+from poolkeeper.operations.kind import ReadAheadRun
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from poolkeeper.operations.kind import Chunk, Chunks, Json, Kind, Prepared, Run, Sizing
     from poolkeeper.operations.model import OperationStatus
@@ -90,7 +91,10 @@ class _Confined:
 
     def start(self, spec: Json, fingerprint: Json | None, chunks: Chunks) -> Run:
         run = self._kind.start(self._inside(spec), fingerprint, chunks)
-        return _ConfinedExport(run) if self.name == "export" else run
+        if self.name != "export":
+            return run
+        assert isinstance(run, ReadAheadRun)
+        return _ConfinedExport(run)
 
     def _inside(self, spec: Json) -> Json:
         """A prepared spec with the very place that was checked, and not what leads there."""
@@ -107,7 +111,7 @@ class _Confined:
 class _ConfinedExport:
     """An export whose checkpoint, too, is believed only as far as it names files."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: ReadAheadRun) -> None:
         self._run = run
 
     @property
@@ -125,6 +129,13 @@ class _ConfinedExport:
         if type(cursor.get("attempt")) is not int:
             raise _outside(cursor.get("attempt"))
         await self._run.begin(connection, cursor)
+
+    @property
+    def readers(self) -> int:
+        return self._run.readers
+
+    def read_with(self, connections: Sequence[Any], settings: str) -> None:
+        self._run.read_with(connections, settings)
 
     async def chunk(self, connection: Any, size: int) -> Chunk:
         return await self._run.chunk(connection, size)

@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-CONNECTIONS_PER_OPERATION = 2
-"""One for its chunks, one for its heartbeat."""
+CONNECTIONS_PER_OPERATION = 4
+"""One for its chunks, one for its heartbeat; two to read ahead, which only an export needs."""
 SPARE_CONNECTIONS = 2
 """For whoever asks and controls."""
 

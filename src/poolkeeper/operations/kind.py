@@ -149,6 +149,27 @@ class ThrottledRun(Run, Protocol):
         """
 
 
+@runtime_checkable
+class ReadAheadRun(Run, Protocol):
+    """A run that reads on connections of its own, also while its chunks are being committed."""
+
+    @property
+    def readers(self) -> int:
+        """How many it wants; always the same number."""
+
+    def read_with(self, connections: Sequence[Any], settings: str) -> None:
+        """Read with these from now on; called before each chunk.
+
+        They are others after each ``begin``, and cut off when a chunk has failed. By the end of
+        ``begin`` and ``close`` the run must have stopped using them, and terminated those that were
+        in the middle of something.
+
+        Args:
+            connections: To the same database as that of the chunks, outside of any transaction.
+            settings: Statements each transaction on them has to begin with.
+        """
+
+
 class Kind(Protocol):
     """A kind of operation."""
 

@@ -19,7 +19,7 @@ from poolkeeper.exceptions import (
 from poolkeeper.observability.events import OperationResumed
 from poolkeeper.operations.chunk_size import ChunkSize
 from poolkeeper.operations.errors import NotHereError, OperationError, OperationFailedError
-from poolkeeper.operations.kind import ThrottledRun
+from poolkeeper.operations.kind import ReadAheadRun, ThrottledRun
 from poolkeeper.operations.refusals import refusal
 from poolkeeper.operations.store import Claim, Store, bounds
 from poolkeeper.outcomes import LOST, is_driver_error
@@ -117,6 +117,8 @@ class Runner:
         self._status = claim.status
         self._size: ChunkSize | None = None
         self._lease: Any = None
+        self._reading: list[Any] = []
+        self._may_be_reading = False
         self._backend = 0
         self._left_behind: set[int] = set()
         self._attached = False
@@ -169,6 +171,7 @@ class Runner:
             return await self._to_the_end()
         finally:
             await self._run.close()
+            self._may_be_reading = False
 
     async def _to_the_end(self) -> OperationStatus:
         if self._claim.fruitless > MOST_FRUITLESS:
@@ -213,9 +216,11 @@ class Runner:
             await self._hold(self._run, lease)
             if self._stop.is_set():
                 return False
+        session: TransactionalSession = session_of(lease)
+        if isinstance(self._run, ReadAheadRun):
+            await self._give_readers(self._run, session)
         size = 0 if self._size is None else self._size.size
         started = monotonic()
-        session: TransactionalSession = session_of(lease)
         transaction = await session.begin(
             lease, isolation="read_committed", readonly=False, deferrable=False
         )
@@ -254,13 +259,27 @@ class Runner:
 
     async def _connection(self) -> Any:
         """One connection for all chunks, and another one when that is lost."""
-        if self._lease is not None and is_lost(self._lease):
+        if self._is_lost():
             self._let_go()
         if self._lease is None:
             self._attached = False
             self._lease = await self._pool.wait(None)
             self._backend = session_of(self._lease).backend_pid()
         return self._lease
+
+    async def _give_readers(self, run: ReadAheadRun, session: TransactionalSession) -> None:
+        """New ones for those the run has ended, as they were in the middle of something."""
+        for lease in [lease for lease in self._reading if is_lost(lease)]:
+            self._reading.remove(lease)
+            self._pool.release(lease)
+        while len(self._reading) < run.readers:
+            self._may_be_reading = True
+            self._reading.append(await self._pool.wait(None))
+        run.read_with(tuple(self._reading), self._bounds(session))
+
+    def _is_lost(self) -> bool:
+        """Whether any connection is."""
+        return any(is_lost(lease) for lease in (self._lease, *self._reading) if lease is not None)
 
     async def _attach(self, lease: Any) -> None:
         """What is remembered may be wrong: a COMMIT without an answer may have been carried out."""
@@ -337,6 +356,14 @@ class Runner:
             if is_lost(lease):
                 self._left_behind.add(self._backend)
             self._pool.release(lease)
+        if self._may_be_reading:
+            # The run stops using them later, in `begin` or `close`.
+            for reading in self._reading:
+                if not is_lost(reading):
+                    session_of(reading).abort()
+            return
+        while self._reading:
+            self._pool.release(self._reading.pop())
 
     # When it does not go on -------------------------------------------------------------------
 
@@ -346,7 +373,7 @@ class Runner:
         Raises:
             OperationError: It is not.
         """
-        lost = self._lease is not None and is_lost(self._lease)
+        lost = self._is_lost()
         self._attached = False
         code = sqlstate_of(error) if is_driver_error(error) else None
         again = code in LOST or code in CONFLICTS or code == READ_ONLY_TRANSACTION

@@ -4,7 +4,10 @@ import json
 
 import asyncpg
 
+from poolkeeper import ConnectionPoolManager, PoolConfig
 from poolkeeper.operations.export import ExportKind
+from poolkeeper.operations.owner import LEASE_SECONDS
+from poolkeeper.operations.store import bounds
 
 CREATE = """
 create table if not exists checkpoint (seq int, cursor jsonb, rows int, done bool);
@@ -14,6 +17,40 @@ insert into checkpoint values (0, '{}', 0, false)"""
 
 class Interrupted(Exception):
     """The test ends an attempt here."""
+
+
+class Run:
+    """A run with connections to read with after each beginning, as the runner gives it some."""
+
+    def __init__(self, url, run):
+        self._run = run
+        self._pool = ConnectionPoolManager(
+            PoolConfig(database_url=url, min_size=0, max_size=4, probe_interval=60.0)
+        )
+        self.reading = []
+
+    async def begin(self, connection, cursor):
+        if not self.reading:
+            await self._pool.initialize()
+        await self._run.begin(connection, cursor)
+        self._let_go_of_reading()
+        for _ in range(self._run.readers):
+            self.reading.append(await self._pool._pool.wait(None))
+        self._run.read_with(tuple(self.reading), bounds(LEASE_SECONDS, 18))
+
+    async def close(self):
+        await self._run.close()
+        self._let_go_of_reading()
+        await self._pool.close()
+
+    def _let_go_of_reading(self):
+        while self.reading:
+            connection = self.reading.pop()
+            assert connection.is_closed() or not connection.is_in_transaction()
+            self._pool._pool.release(connection)
+
+    def __getattr__(self, name):
+        return getattr(self._run, name)
 
 
 class Export:
@@ -38,7 +75,8 @@ class Export:
             await connection.close()
 
     def start(self):
-        return ExportKind().start(json.loads(json.dumps(self.prepared.spec)), None, None)
+        spec = json.loads(json.dumps(self.prepared.spec))
+        return Run(self.url, ExportKind().start(spec, None, None))
 
     async def begin(self, connection, run):
         row = await connection.fetchrow("select * from checkpoint")

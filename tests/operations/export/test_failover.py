@@ -256,11 +256,11 @@ async def test_a_finished_file_that_was_cut_is_not_published(postgres, admin, ta
     """It would be filled up with zeros."""
     made = await Export.prepare(postgres.url, table="t", to=str(tmp_path / "out.csv"))
     with pytest.raises(Interrupted):
-        await made.run(size=200, interrupt="after the commit", at=1)
+        await made.run(size=800, interrupt="after the commit", at=1)
     (written,) = tmp_path.iterdir()
     os.truncate(written, written.stat().st_size - 1)
     with pytest.raises(Exception, match=r"bytes instead of the .*Suggestion"):
-        await made.run(size=200)
+        await made.run(size=800)
     assert not (tmp_path / "out.csv").exists()
 
 

@@ -44,6 +44,25 @@ async def test_csv_reads_back_with_nulls_apart_from_empty_texts(url, tmp_path):
     assert '0,"",\n' in text
 
 
+async def test_notices_cost_no_rows(admin, postgres, tmp_path):
+    """The driver forgets rows that come in one packet with a notice."""
+    await admin.execute(
+        """create function told(n int) returns int stable language plpgsql as $$
+        begin
+            if n % 3 = 0 then raise notice '%', n; end if;
+            return n;
+        end $$;
+        create table many (n int primary key);
+        insert into many select generate_series(1, 5000);
+        analyze many"""
+    )
+    await export(
+        postgres.url, query="select n, told(n) from many", key=["n"],
+        to=str(tmp_path / "t.csv"), size=2000,
+    )  # fmt: skip
+    assert (tmp_path / "t.csv").read_text().splitlines()[1:] == [f"{n},{n}" for n in range(1, 5001)]
+
+
 async def test_csv_options_are_those_of_copy(url, tmp_path):
     await export(
         url, query="select id, note from t where id < 2", key=["id"], to=str(tmp_path / "t.csv"),

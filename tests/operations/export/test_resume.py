@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 
 from poolkeeper.operations.export import ExportFileDamagedError, ExportFileMissingError
+from poolkeeper.operations.export.rows import RangeRows
 from tests.operations.export.driving import Export, Interrupted, everything, files
 
 pytestmark = pytest.mark.asyncio
@@ -67,7 +68,7 @@ async def test_an_export_interrupted_at_any_chunk_ends_like_an_undisturbed_one(
     whole = tmp_path / "whole"
     whole.mkdir()
     undisturbed = await Export.prepare(postgres.url, **spec | {"to": str(whole / spec["to"])})
-    chunks = await undisturbed.run(size=20)
+    chunks = await undisturbed.run(size=50)
     expected = content(whole)
     assert [int(row.split(",")[0]) for row in expected] == list(range(1, ROWS + 1))
     for at in range(chunks):
@@ -75,9 +76,9 @@ async def test_an_export_interrupted_at_any_chunk_ends_like_an_undisturbed_one(
         directory.mkdir()
         made = await Export.prepare(postgres.url, **spec | {"to": str(directory / spec["to"])})
         with pytest.raises(Interrupted):
-            await made.run(size=20, interrupt=place, at=at)
+            await made.run(size=50, interrupt=place, at=at)
         if not await _is_done(postgres.url):
-            await made.run(size=20)
+            await made.run(size=50)
         assert content(directory) == expected
         if "parts" not in shape:
             assert files(directory) == files(whole)
@@ -93,11 +94,12 @@ async def _is_done(url):
         await connection.close()
 
 
+@pytest.mark.parametrize("which", ["of the chunks", "of the rows"])
 @pytest.mark.parametrize("shape", ["one file", "one gz", "parts"])
-async def test_a_connection_lost_in_the_middle_of_a_copy_costs_only_its_chunk(
-    postgres, admin, tmp_path, shape
+async def test_a_connection_lost_in_the_middle_of_a_copy_costs_only_what_is_not_committed(
+    postgres, admin, tmp_path, shape, which
 ):
-    """The same run goes on, on another connection, behind the rows it has already written."""
+    """The same run goes on, on other connections, behind the rows it has committed."""
     await admin.execute(
         """create table t (id int primary key, text text);
         insert into t select g, repeat(md5(g::text), 120) from generate_series(1, 20000) g"""
@@ -109,27 +111,60 @@ async def test_a_connection_lost_in_the_middle_of_a_copy_costs_only_its_chunk(
     run = made.start()
     connection = await asyncpg.connect(postgres.url)
     seq = await made.begin(connection, run)
-    # the end of a range is looked for while the one before is saved: the last size is the next's
-    for size in (500, 500, 4_000):
-        await made.step(connection, run, seq, size)
-        seq += 1
-    before = run.progress_bytes
-    # a chunk of 60 MB: much more than fits into any buffer on the way
-    step = asyncio.create_task(made.step(connection, run, seq, 4_000))
-    while run.progress_bytes <= before + 1_000_000 and not step.done():
+
+    async def go_on():
+        nonlocal seq
+        while not await made.step(connection, run, seq, 3_000):
+            seq += 1
+
+    # ranges of 11 MB: much more than fits into any buffer on the way
+    going = asyncio.create_task(go_on())
+    while run.progress_bytes < 15_000_000:
         await asyncio.sleep(0)
-    assert await admin.fetchval("select pg_terminate_backend($1)", connection.get_server_pid())
+    lost = connection if which == "of the chunks" else run.reading[0]
+    assert await admin.fetchval("select pg_terminate_backend($1)", lost.get_server_pid())
     with pytest.raises((asyncpg.PostgresError, OSError, asyncpg.InterfaceError)):
-        await step
+        await going
     connection.terminate()
-    other = await asyncpg.connect(postgres.url)
-    assert await made.begin(other, run) == seq
-    while not await made.step(other, run, seq, 500):
-        seq += 1
+    connection = await asyncpg.connect(postgres.url)
+    assert await made.begin(connection, run) == seq > 0
+    await go_on()
     await run.close()
-    await other.close()
+    await connection.close()
     ids = [int(row.split(",")[0]) for row in content(tmp_path)]
     assert ids == list(range(1, 20_001))
+
+
+async def test_a_connection_given_up_while_rows_come_is_noticed(postgres, admin, tmp_path):
+    """Such as one that the pool has found silent."""
+    await admin.execute(
+        """create table t (id int primary key, text text);
+        insert into t select g, repeat(md5(g::text), 120) from generate_series(1, 5000) g"""
+    )
+    made = await Export.prepare(postgres.url, table="t", to=str(tmp_path / "out.csv"))
+    run = made.start()
+    connection = await asyncpg.connect(postgres.url)
+    seq = await made.begin(connection, run)
+    await made.step(connection, run, seq, 5_000)
+    feed = RangeRows.feed
+
+    async def feed_and_give_up(rows, data):
+        await feed(rows, data)
+        for reading in run.reading:
+            reading.terminate()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RangeRows, "feed", feed_and_give_up)
+        async with asyncio.timeout(60):
+            with pytest.raises(asyncpg.ConnectionDoesNotExistError):
+                await made.step(connection, run, seq + 1, 5_000)
+    assert await made.begin(connection, run) == seq + 1
+    for later in range(seq + 1, seq + 4):
+        done = await made.step(connection, run, later, 5_000)
+    assert done
+    await run.close()
+    await connection.close()
+    assert len(content(tmp_path)) == 5_000
 
 
 async def test_a_commit_that_arrives_after_its_connection_was_given_up_is_respected(
@@ -225,13 +260,14 @@ async def test_a_worker_that_was_frozen_before_it_opened_a_file_cuts_nothing_off
     assert [int(row.split(",")[0]) for row in content(tmp_path)] == list(range(1, ROWS + 1))
 
 
-async def test_a_file_that_was_cut_is_not_gone_on_with(postgres, table, tmp_path):
+async def test_a_file_that_was_cut_is_not_gone_on_with(postgres, admin, table, tmp_path):
     made = await Export.prepare(postgres.url, table="t", to=str(tmp_path / "out.csv"))
     with pytest.raises(Interrupted):
         await made.run(size=20, interrupt="after the commit", at=2)
     (partial,) = tmp_path.iterdir()
     kept = partial.read_bytes()
-    partial.write_bytes(kept[:-1])
+    committed = json.loads(await admin.fetchval("select cursor from checkpoint"))
+    partial.write_bytes(kept[: committed["written"]["offset"] - 1])
     with pytest.raises(ExportFileDamagedError, match=r"committed, but it has only.*Suggestion"):
         await made.run(size=20)
     partial.write_bytes(kept)
@@ -265,7 +301,9 @@ async def test_a_file_deleted_while_it_is_written_ends_the_export(postgres, tabl
     (partial,) = tmp_path.iterdir()
     partial.unlink()
     with pytest.raises(ExportFileDamagedError, match=r"deleted.*Suggestion"):
-        await made.step(connection, run, seq, 20)
+        # some ranges may have been saved before
+        for later in range(seq, seq + ROWS):
+            await made.step(connection, run, later, 20)
     await run.close()
     await connection.close()
 

@@ -193,8 +193,7 @@ class Export(Job):
     """A table to one CSV file."""
 
     kind = "export"
-    # so many rows are looked at a time, and a chunk is several of those
-    size = 1
+    size = 2
     rows = 10
     has_writers = False
 

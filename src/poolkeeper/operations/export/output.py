@@ -112,7 +112,9 @@ class Output:
             self._append(buffer)
 
     def checkpoint(self) -> tuple[Written, int]:
-        """Bring everything written to disk; where that is, and by how many bytes the files grew.
+        """Bring everything written to disk; where that is, and what is new since the last time.
+
+        Returns how far the files are, with those finished since, and by how many bytes they grew.
 
         Raises:
             ExportError: The disk is full, or anything else is wrong with it.
@@ -124,7 +126,10 @@ class Output:
         if self._new_names:
             sync_directory(self._target.directory)
             self._new_names = False
-        return self._state(), self._grown
+        written, grown = self._state(), self._grown
+        self._written = replace(self._written, finished=())
+        self._grown = 0
+        return written, grown
 
     def finish(self) -> tuple[Written, int]:
         """Bring everything to disk and begin no file any more; there is one even without rows.
@@ -137,11 +142,6 @@ class Output:
                 self._append(b"")
             self._finish_file()
         return self.checkpoint()
-
-    def committed(self, written: Written) -> None:
-        """Hear which checkpoint is committed: its finished files are somebody else's business."""
-        self._written = replace(written, finished=())
-        self._grown = 0
 
     def close(self) -> None:
         """Let go of the file. Harmless when there is none."""

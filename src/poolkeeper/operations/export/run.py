@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from poolkeeper.operations.export.copy_options import copy_options, rows_of
+from poolkeeper.operations.export.copy_options import copy_options
 from poolkeeper.operations.export.errors import ExportFileMissingError
 from poolkeeper.operations.export.output import Output
 from poolkeeper.operations.export.ownership import is_marked
@@ -15,15 +15,15 @@ from poolkeeper.operations.export.parquet import converter
 from poolkeeper.operations.export.position import Position
 from poolkeeper.operations.export.prepare import target_of
 from poolkeeper.operations.export.publish import publish, refuse_to_overwrite
+from poolkeeper.operations.export.reader import Reader
 from poolkeeper.operations.export.relation import SETTINGS, Relation
-from poolkeeper.operations.export.rows import RowStream
+from poolkeeper.operations.export.rows import hear
 from poolkeeper.operations.export.surplus import list_surplus, remove_surplus
 from poolkeeper.operations.kind import Chunk, Sizing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from poolkeeper.operations.export.position import Written
     from poolkeeper.operations.export.surplus import Surplus
     from poolkeeper.operations.export.target import Target
     from poolkeeper.operations.kind import Json
@@ -31,11 +31,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 ROWS: Final = Sizing(initial=2_000, smallest=25, largest=250_000)
-CHUNK_FACTOR: Final = 4
-"""An export takes so many times the rows it is asked for, and says so: its chunks take some 300 ms
-where those of other kinds take 50 to 100. At the end of each chunk server, process and disk wait
-for each other, which costs throughput, while a longer chunk locks nothing and is soon read again.
-With 1 its chunks are like those of others."""
+READERS: Final = 2
+"""Reading in the order of a key costs the server more than reading the table as it lies, and each
+chunk a little on top. So two of its processes read, in turn."""
+RANGES_AHEAD: Final = 4
+"""So many ranges are read or saved at a time: while one is committed and one is brought to disk,
+the server reads the next ones. After an interruption they are read again."""
 SIGN_OF_LIFE_SECONDS: Final = 1.0
 """A transaction in which nothing is asked for long is ended by the server."""
 
@@ -49,8 +50,7 @@ class ExportRun:
     checkpoint.
 
     Attributes:
-        progress_rows: Rows written, those of the chunk in progress included if that is known.
-        progress_bytes: Bytes COPY has brought in this run.
+        progress_rows: Rows written by this run.
     """
 
     def __init__(self, spec: Mapping[str, Any]) -> None:
@@ -70,15 +70,20 @@ class ExportRun:
         # to delete in the end: found in the last chunk, and confirmed by its commit
         self._found: list[Surplus] = []
         self._surplus: list[Surplus] = []
-        # the end of the next range, where the last chunk has found it already
-        self._bound: tuple[str, ...] | None = None
+        self._reading: tuple[Sequence[Any], str] | None = None
+        self._reader: Reader | None = None
         self.progress_rows = 0
-        self.progress_bytes = 0
 
     @property
     def sizing(self) -> Sizing | None:
         """Rows; none for an export that is one chunk."""
         return None if self._spec["consistent"] else ROWS
+
+    @property
+    def progress_bytes(self) -> int:
+        """Bytes in all files, and those on their way there."""
+        ahead = 0 if self._reader is None else self._reader.bytes_ahead
+        return ahead if self._position is None else self._position.bytes + ahead
 
     async def begin(self, connection: Any, cursor: Json) -> None:
         """See `Run.begin`."""
@@ -88,7 +93,7 @@ class ExportRun:
         self._ours = self._ours and not self._in_doubt and position == self._position
         self._in_doubt = False
         self._ready = False
-        self._bound = None
+        await self._stop_reading()
         self._found, self._surplus = [], []
         self._position = position
         target = target_of(self._spec, position.export)
@@ -106,6 +111,15 @@ class ExportRun:
         self._position = await self._write(self._open, self._output, position, target)
         self._seen = await self._write(self._output.latest_attempt)
 
+    @property
+    def readers(self) -> int:
+        """See `ReadAheadRun.readers`."""
+        return 1 if self._spec["consistent"] else READERS
+
+    def read_with(self, connections: Sequence[Any], settings: str) -> None:
+        """See `ReadAheadRun.read_with`."""
+        self._reading = connections, settings
+
     async def chunk(self, connection: Any, size: int) -> Chunk:
         """See `Run.chunk`."""
         position = self._position
@@ -115,7 +129,7 @@ class ExportRun:
         else:
             await self._make_ready(connection, position)
             publishing = asyncio.ensure_future(self._publish(position))
-            publishing.add_done_callback(_hear)
+            publishing.add_done_callback(hear)
             try:
                 if position.exhausted:
                     chunk = await self._last(connection, position, publishing)
@@ -134,11 +148,10 @@ class ExportRun:
         self._ours = True
         self._in_doubt = False
         self._found, self._surplus = [], self._found
-        if self._output is not None:
-            self._output.committed(self._position.written)
 
     async def close(self) -> None:
         """See `Run.close`."""
+        await self._stop_reading()
         if self._output is not None:
             await self._write(self._output.close)
             self._output = None
@@ -173,36 +186,41 @@ class ExportRun:
             self._ready = True
 
     async def _next(self, connection: Any, position: Position, size: int) -> Chunk:
-        """Bring the rows of the next range to disk."""
-        output = self._output
-        assert output is not None, "the files are open"
-        # what the query calls cannot write, and the checkpoint has its own settings again
-        await connection.execute(f"savepoint export; set transaction read only; {SETTINGS}")
-        limit = size * CHUNK_FACTOR
-        to = self._bound
-        if to is None:
-            to = await self._find_bound(connection, position.after, limit)
-        stream = RowStream(self._writer, output.write)
-        self.progress_bytes = position.bytes
-        select = rows_of(self._relation.select(after=position.after, to=to), self._spec)
-
-        async def take(rows: bytes) -> None:
-            await stream.feed(rows)
-            self.progress_bytes = position.bytes + stream.bytes
-
-        tag = await connection.copy_from_query(select, output=take, **copy_options(self._spec))
-        saving = asyncio.ensure_future(self._save(stream, output, exhausted=to is None))
-        saving.add_done_callback(_hear)
-        # the server looks for the end of the next range while the disk is busy with this one
-        following = None if to is None else await self._find_bound(connection, to, limit)
-        written, grown = await self._alive(connection, saving)
-        await connection.execute("rollback to savepoint export; release savepoint export")
-        self._bound = following
-        rows = int(tag.rpartition(" ")[2])
-        counted = max(0, rows - position.again)
+        """Wait until the rows of the next range are on disk, with the one behind it on its way."""
+        reader = self._reader
+        if reader is None:
+            reader = self._reader = self._start_reading()
+            reader.read(position.after, await self._find_bound(connection, position.after, size))
+        while reader.ahead < RANGES_AHEAD and (last := reader.last) is not None:
+            # the server looks for the end of one range while it copies the one before
+            reader.read(last, await self._find_bound(connection, last, size))
+        saved = await self._alive(connection, reader.take())
+        counted = max(0, saved.rows - position.again)
         self.progress_rows += counted
-        moved = position.moved(written, rows=rows, more=grown, after=to, exhausted=to is None)
-        return self._chunk(moved, rows=counted, size=rows)
+        moved = position.moved(
+            saved.written,
+            rows=saved.rows,
+            more=saved.grown,
+            after=saved.to,
+            exhausted=saved.to is None,
+        )
+        return self._chunk(moved, rows=counted, size=saved.rows)
+
+    def _start_reading(self) -> Reader:
+        assert self._output is not None, "the files are open"
+        assert self._reading is not None, "read_with() comes first"
+        return Reader(
+            *self._reading,
+            relation=self._relation,
+            spec=self._spec,
+            output=self._output,
+            writer=self._writer,
+        )
+
+    async def _stop_reading(self) -> None:
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            await reader.stop()
 
     async def _find_bound(
         self, connection: Any, after: Sequence[str] | None, rows: int
@@ -210,14 +228,11 @@ class ExportRun:
         """Where the range of that many rows ends; None if there are not so many."""
         if self._spec["consistent"]:
             return None
+        # what the query calls cannot write, and the checkpoint has its own settings again
+        await connection.execute(f"savepoint export; set transaction read only; {SETTINGS}")
         found = await connection.fetchrow(self._relation.bound(after=after, rows=rows))
+        await connection.execute("rollback to savepoint export; release savepoint export")
         return None if found is None else tuple(found)
-
-    async def _save(
-        self, stream: RowStream, output: Output, *, exhausted: bool
-    ) -> tuple[Written, int]:
-        await stream.drain()
-        return await self._write(output.finish if exhausted else output.checkpoint)
 
     async def _last(
         self, connection: Any, position: Position, publishing: asyncio.Future[None]
@@ -288,9 +303,3 @@ class ExportRun:
             return waiting.result()
         finally:
             waiting.cancel()
-
-
-def _hear(task: asyncio.Future[Any]) -> None:
-    """An error that came first is the one to be told of."""
-    if not task.cancelled():
-        task.exception()
