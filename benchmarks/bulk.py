@@ -164,7 +164,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="a tenth of the rows, three rounds")
     parser.add_argument("--rows", type=int, help="of the generated file; 10,000,000 by default")
     parser.add_argument("--rounds", type=int, help="pairs; 5 by default")
-    parser.add_argument("--flights", action="store_true", help="also real data (downloads 9 MB)")
+    parser.add_argument(
+        "--flights", action="store_true", help="also 336,776 real flights, ten times"
+    )
     parser.add_argument("--data", type=Path, help="keep the files to load here")
     parser.add_argument("--json", type=Path, help="write every round here")
     parser.add_argument("--strict", action="store_true", help="exit with 1 when a goal is missed")

