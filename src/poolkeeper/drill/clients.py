@@ -186,6 +186,10 @@ class Clients:
         """When the call that has been going on for longest began."""
         return min((c.since for c in self._working if c.since is not None), default=None)
 
+    def latest_success(self) -> float:
+        """When the latest one was; there has been one once `start` has returned."""
+        return next(c.ended for c in reversed(self.calls) if c.error is None and c.kind != "slow")
+
     async def stop(self) -> None:
         """Let each end its call, or be given up."""
         self._stopping = True

@@ -40,7 +40,8 @@ class Pace:
     Attributes:
         before: Clients work undisturbed for so long.
         after: They go on for so long once the pool is back and every old call has ended.
-        wait: How long the pool may take for that.
+        wait: How long the pool may take for that; afterwards it is gone for good once no client
+            has had a success for so long.
     """
 
     before: float = 1.5
@@ -190,20 +191,33 @@ class Drill:
         self._progress.phase = "waiting for service"
         recovered_at = await self._until_recovered(accepting, healed)
         await asyncio.sleep(self._pace.after)
+        # a gap that is cut off says nothing of how long it would have been: end with a success
+        served_at = await self._until_served()
+        ended = monotonic() if served_at is None else served_at
         self._progress.phase = "waiting for calls"
-        ended = monotonic()
         await clients.stop()
         marks = Marks(started, begun, healing, accepting, ended)
         if fault.back is Back.MEANWHILE and recovered_at is not None:
-            recovered_at = self._back_from_gap(marks)
+            recovered_at = None if served_at is None else self._back_from_gap(marks)
         return marks, recovered_at
 
-    def _back_from_gap(self, marks: Marks) -> float | None:
+    def _back_from_gap(self, marks: Marks) -> float:
         """The first success after the fault may have been under way before it; the gap tells."""
         gone, back = longest_gap(self._clients.calls, marks)
-        if back - gone <= SHORTEST_ABSENCE_SECONDS:
-            return marks.begun
-        return back if back < marks.ended else None
+        return marks.begun if back - gone <= SHORTEST_ABSENCE_SECONDS else back
+
+    async def _until_served(self) -> float | None:
+        """The next success; None once the latest is so old that the pool is gone for good.
+
+        Where neither the pool nor the database has had a processor for a while, the next success
+        is only late: no reason to take the pool for gone.
+        """
+        since = monotonic()
+        while (latest := self._clients.latest_success()) <= since:
+            if monotonic() - latest > self._pace.wait:
+                return None
+            await asyncio.sleep(LOOK_SECONDS)
+        return latest
 
     async def _until_recovered(self, accepting: float, healed: float) -> float | None:
         """Until clients are served, and every call of before the healing has ended."""

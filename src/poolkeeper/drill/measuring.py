@@ -34,7 +34,8 @@ class Marks:
         begun: The fault began.
         healing: Mending began.
         accepting: The database accepted connections; during the fault that is its beginning.
-        ended: The clients were told to stop.
+        ended: The last success before the clients were told to stop; when they were told, if the
+            pool was gone for good.
     """
 
     started: float
