@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -78,25 +79,46 @@ class NaiveRetry(PoolkeeperAsyncpg):
 
 
 class AcknowledgesTooEarly(PoolkeeperAsyncpg):
-    """Says that an insert is done, does it later, and tells nobody when that fails."""
+    """Says that an insert is done, does it later, and tells nobody when that fails.
+
+    Of the first one it knows when: it has a connection for it, and waits until told to go on.
+    """
 
     name = "too early"
 
+    def __init__(self, address, terms, *, promised, go_on):
+        super().__init__(address, terms)
+        self.promised, self.go_on = promised, go_on
+
     async def open(self):
         await super().open()
-        self.promised = set()
+        self.keeping = set()
 
     async def write(self, number, sent):
         task = asyncio.create_task(self.keep(number))
-        self.promised.add(task)
-        task.add_done_callback(self.promised.discard)
+        self.keeping.add(task)
+        task.add_done_callback(self.keeping.discard)
         await asyncio.sleep(0.02)
 
     async def keep(self, number):
         with contextlib.suppress(Exception):
             async with self.pool.acquire() as connection:
-                await asyncio.sleep(0.005)  # the fault finds most connections before their insert
+                if not self.promised.is_set():
+                    self.promised.set()
+                    await self.go_on.wait()
                 await connection.execute(self._write, number)
+
+
+class SilentWhilePromised(SilentConnections):
+    """Comes between a promise and its insert, however slow or quick the machine is."""
+
+    def __init__(self, *, promised, go_on):
+        self.promised, self.go_on = promised, go_on
+
+    async def begin(self, scene):
+        await self.promised.wait()
+        await super().begin(scene)
+        self.go_on.set()
 
 
 @pytest.mark.asyncio
@@ -110,7 +132,10 @@ async def test_a_pool_that_repeats_what_may_have_been_done_is_caught():
 @pytest.mark.asyncio
 async def test_a_pool_that_acknowledges_too_early_is_caught():
     """What it had not sent when the connections went silent is not there at the end."""
-    report = await drilled(SilentConnections, AcknowledgesTooEarly)
+    events = {"promised": asyncio.Event(), "go_on": asyncio.Event()}
+    report = await drilled(
+        partial(SilentWhilePromised, **events), partial(AcknowledgesTooEarly, **events)
+    )
     assert report.lost > 0
     assert any("acknowledged and lost" in promise for promise in report.broken_promises)
 
