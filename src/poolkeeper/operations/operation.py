@@ -75,7 +75,7 @@ class Operation:
         self.status = await self._operations._employ(
             1,
             lambda worker: worker.see_through(
-                self.status.id,
+                self.status,
                 report=see,
                 stop=stop or asyncio.Event(),
                 patience=patience,

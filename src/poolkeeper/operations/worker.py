@@ -88,7 +88,7 @@ class Worker:
 
     async def see_through(
         self,
-        id_: UUID,
+        status: OperationStatus,
         *,
         report: Callable[[Report], None],
         stop: asyncio.Event,
@@ -98,14 +98,20 @@ class Worker:
 
         Returns when it is done, or laid down because of ``stop``.
 
+        Args:
+            status: As it is known so far: that it waits is told also where it waits from the start.
+            report: Told of every change.
+            stop: Set when it is to be laid down after the present chunk.
+            patience: Seconds the database may be away at a time; None: for ever.
+
         Raises:
             OperationFailedError: It has failed.
             OperationStoppedError: Somebody has paused or cancelled it.
             OperationError: It cannot be done here.
             ConnectionPoolError: The database was away for longer than ``patience``.
         """
+        id_ = status.id
         away_since: float | None = None
-        status: OperationStatus | None = None
         while True:
             try:
                 claim = None if stop.is_set() else await self._claim(only=id_)
@@ -124,12 +130,9 @@ class Worker:
                 away_since = away_since or monotonic()
                 if patience is not None and monotonic() - away_since > patience:
                     raise
-                if status is not None:
-                    if stop.is_set():
-                        return status
-                    report(Report(status, self._pool.reporter.describe(error)))
-                elif stop.is_set():
-                    raise
+                if stop.is_set():
+                    return status
+                report(Report(status, self._pool.reporter.describe(error)))
             else:
                 away_since = None
                 if status.state is OperationState.DONE or stop.is_set():

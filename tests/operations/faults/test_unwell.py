@@ -19,6 +19,7 @@ class Read:
 
     def __init__(self, world):
         self._world = world
+        self._since = None
 
     async def only(self, on):
         name = (await self._world.query("SELECT current_database()"))[0][0]
@@ -27,12 +28,16 @@ class Read:
         await self._world.query(
             f"ALTER DATABASE {name} SET default_transaction_read_only = {'on' if on else 'off'}"
         )
+        [[self._since]] = await self._world.query("SELECT clock_timestamp()")
         await self.end_sessions()
 
     async def end_sessions(self):
+        """Those from before: one that came after is let find out, however long that takes it."""
         await self._world.query(
             "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
             " WHERE application_name LIKE 'poolkeeper worker%' AND datname = current_database()"
+            " AND backend_start < $1",
+            self._since,
         )
 
 
@@ -88,4 +93,21 @@ async def test_workers_wait_while_the_database_is_read_only(world):
         await asyncio.gather(running, following, return_exceptions=True)
     await world.judge(job, "read-only", "cancelled")
     await world.judge(other, "read-only")
+    assert not world.verdict()
+
+
+async def test_it_is_told_that_the_database_is_read_only_from_the_start(world):
+    """Before anything of the operation could be claimed or seen."""
+    job, operation = await world.new(Custom)
+    read = Read(world)
+    hears = Hears()
+    await read.only(True)
+    async with world.worker(job) as operations, asyncio.timeout(RUN_SECONDS):
+        handle = await operations.get(str(operation.status.id))
+        running = asyncio.create_task(handle.run(report=hears))
+        await hears.waits.wait()
+        assert not running.done()
+        await read.only(False)
+        assert (await running).state is OperationState.DONE
+    await world.judge(job, "read-only from the start")
     assert not world.verdict()
