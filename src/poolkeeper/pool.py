@@ -241,7 +241,7 @@ class Pool:
                 give_up=session.abort,
             )
         except BaseException as error:
-            self._throw_away(lease, "setup_failed")
+            self.throw_away(lease, "setup_failed")
             if isinstance(error, TimeoutError) and monotonic() >= deadline:
                 raise PoolTimeoutError(
                     "The setup hook did not finish within the acquire timeout. Pool state: "
@@ -250,9 +250,14 @@ class Pool:
                 ) from error
             raise
 
-    def _throw_away(self, lease: Any, reason: str) -> None:
-        """End a loan whose connection nobody may use again, by our own decision."""
+    def throw_away(self, lease: Any, reason: str) -> None:
+        """End a loan whose connection nobody may use again, by our own decision.
+
+        It is no sign of an outage, unlike one that is aborted and then released.
+        """
         slot: Slot = lease._slot
+        if slot.borrow is not lease:
+            return
         slot.borrow = None
         self.counters.total_releases += 1
         self.counters.use.observe(monotonic() - slot.taken_at)

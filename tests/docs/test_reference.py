@@ -94,7 +94,7 @@ def test_every_event_and_its_fields_are_in_the_reference(event) -> None:
 
 def reasons() -> set[str]:
     """Every text the code closes a connection with."""
-    closing = {"_leave", "discard", "_drop_idle", "_throw_away"}
+    closing = {"_leave", "discard", "_drop_idle", "throw_away"}
     found = set()
     for module in (state, poolkeeper.errands, poolkeeper.pool, hosts, stalls):
         for node in ast.walk(ast.parse(inspect.getsource(module))):

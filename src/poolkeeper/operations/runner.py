@@ -385,7 +385,7 @@ class Runner:
                 raise refusal(error, self._status) from error
         if code == READ_ONLY_TRANSACTION and self._lease is not None:
             # It stays so for this session, whatever becomes of the server.
-            session_of(self._lease).abort()
+            self._pool.throw_away(self._lease, "read_only")
             self._let_go()
         if lost or code in LOST:
             self._outages += 1

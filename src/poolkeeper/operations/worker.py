@@ -337,7 +337,7 @@ async def ask(pool: Pool, work: Callable[[Any], Coroutine[Any, Any, Any]]) -> An
             conflict = is_driver_error(error) and sqlstate_of(error) in RETRIED
             if is_driver_error(error) and sqlstate_of(error) == READ_ONLY_TRANSACTION:
                 # It stays so for this session, whatever becomes of the server.
-                session_of(lease).abort()
+                pool.throw_away(lease, "read_only")
             if attempt == MOST_FRUITLESS or not (lost or conflict):
                 raise
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import ClassVar
 
 import pytest
 
@@ -50,6 +51,10 @@ class Hears:
     def __call__(self, report):
         if "read-only" in (report.waiting_for or ""):
             self.waits.set()
+
+
+def outages_and_recycled(pool):
+    return pool.counters.total_outages, set(pool.counters.recycled)
 
 
 async def test_workers_wait_while_the_database_is_read_only(world):
@@ -107,7 +112,36 @@ async def test_it_is_told_that_the_database_is_read_only_from_the_start(world):
         running = asyncio.create_task(handle.run(report=hears))
         await hears.waits.wait()
         assert not running.done()
+        # That each worker gives up its session twice a second is nobody's outage.
+        assert outages_and_recycled(await operations._pool()) == (0, {"read_only"})
         await read.only(False)
         assert (await running).state is OperationState.DONE
     await world.judge(job, "read-only from the start")
+    assert not world.verdict()
+
+
+class OnceReadOnly(Custom):
+    """Its first chunk finds itself in a session that is read-only, and stays so."""
+
+    sessions: ClassVar = []
+
+    @classmethod
+    async def step(cls, connection, cursor, table, rows):
+        if not cls.sessions:
+            await connection.execute("SET default_transaction_read_only = on")
+            await connection.execute("SET transaction_read_only = on")
+        cls.sessions.append(await connection.fetchval("SELECT pg_backend_pid()"))
+        return await Custom.step(connection, cursor, table, rows)
+
+
+async def test_a_chunk_that_is_refused_as_read_only_is_done_in_another_session(world):
+    """And the session given up for it is nobody's outage."""
+    job, operation = await world.new(OnceReadOnly)
+    async with world.worker(job) as operations, asyncio.timeout(RUN_SECONDS):
+        handle = await operations.get(str(operation.status.id))
+        assert (await handle.run()).state is OperationState.DONE
+        assert outages_and_recycled(await operations._pool()) == (0, {"read_only"})
+    first, *others = OnceReadOnly.sessions
+    assert first not in others
+    await world.judge(job, "a read-only chunk")
     assert not world.verdict()
