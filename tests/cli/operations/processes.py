@@ -13,6 +13,8 @@ _DEADLINE = 60
 ROWS = 200_000
 HELD_AT = 30_000
 """After the first chunk of 2 MB, and before the last: chunks grow twofold at the most."""
+BACKGROUND = ("sh", "-c", "trap '' INT; exec \"$@\"", "sh")
+"""Run a command as a shell without job control runs `command &`: it ignores SIGINT."""
 
 
 def environment(url=None, **more):
@@ -24,9 +26,9 @@ def environment(url=None, **more):
 class Process:
     """`poolkeeper …`, whose lines can be waited for."""
 
-    def __init__(self, url, *arguments, stdin=None, cwd=None, **env):
+    def __init__(self, url, *arguments, stdin=None, cwd=None, within=(), **env):
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "poolkeeper", *arguments],
+            [*within, sys.executable, "-m", "poolkeeper", *arguments],
             stdin=stdin or subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -11,6 +11,7 @@ import psycopg
 import pytest
 
 from tests.cli.operations.processes import (
+    BACKGROUND,
     ROWS,
     Process,
     all_there_once,
@@ -313,14 +314,24 @@ def test_nothing_is_kept_of_what_cannot_be_loaded(postgres, orders, tmp_path) ->
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
+    ("number", "code", "within"),
+    [
+        (signal.SIGTERM, 143, ()),
+        (signal.SIGINT, 130, ()),
+        (signal.SIGINT, 130, BACKGROUND),
+        (signal.SIGHUP, 129, ()),
+    ],
 )
-def test_nothing_is_kept_of_a_pipe_that_was_interrupted(postgres, tmp_path, number, code) -> None:
+def test_nothing_is_kept_of_a_pipe_that_was_interrupted(
+    postgres, tmp_path, number, code, within
+) -> None:
     """Half of it cannot be loaded."""
     read, write = os.pipe()
     directory = tmp_path / "poolkeeper" / "spool"
     try:
-        with load(postgres.url, "-", stdin=read, XDG_STATE_HOME=str(tmp_path)) as process:
+        with load(
+            postgres.url, "-", stdin=read, within=within, XDG_STATE_HOME=str(tmp_path)
+        ) as process:
             while not list(directory.glob(".incomplete-*")):
                 assert process.process.poll() is None
             process.signal(number)

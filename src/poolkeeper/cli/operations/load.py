@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import select
-import signal
 import sys
 from dataclasses import replace
 from enum import StrEnum
@@ -30,13 +26,12 @@ from poolkeeper.cli.operations.options import (
     names,
     pairs,
 )
+from poolkeeper.cli.operations.stdin import Ending, heedful
 from poolkeeper.cli.operations.words import clean, command, rows
 from poolkeeper.operations import OperationConflictError, OperationNotFoundError
 from poolkeeper.operations.load.spool import Spooled, remove, spool
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from poolkeeper.cli.operations.database import Database
     from poolkeeper.operations import Operation, Operations, OperationStatus
 
@@ -57,7 +52,6 @@ HELP_TEXT = (
 _FORMAT = "The file"
 _ROWS = "Rows and columns"
 STDIN = "-"
-LOOK_UP_SECONDS = 0.5
 
 
 class Format(StrEnum):
@@ -284,13 +278,15 @@ def load(
         return
     # A pipe has no name to tell it from.
     options["format"] = options["format"] or Format.CSV.value
-    with _ending_by_exceptions():
-        _load_stdin(where, name or f"stdin into {into}", into, options, how)
+    with Ending() as ending:
+        _load_stdin(where, name or f"stdin into {into}", into, options, how, ending)
 
 
-def _load_stdin(where: Database, title: str, into: str, options: dict[str, Any], how: How) -> None:
+def _load_stdin(
+    where: Database, title: str, into: str, options: dict[str, Any], how: How, ending: Ending
+) -> None:
     with where.readable_errors():
-        kept = _read_stdin(title)
+        kept = _read_stdin(title, ending)
     # What was there before is that of an operation.
     needed = not kept.is_new
 
@@ -316,29 +312,7 @@ def forget_spool(status: OperationStatus) -> None:
         remove(path)
 
 
-@contextlib.contextmanager
-def _ending_by_exceptions() -> Iterator[None]:
-    """Let signals end the process in such a way that it can tidy up before."""
-
-    def end(number: int, _frame: object) -> None:
-        raise SystemExit(128 + number)
-
-    # not where they are ignored, as by nohup
-    numbers = [
-        number
-        for number in (signal.SIGTERM, signal.SIGHUP)
-        if signal.getsignal(number) is signal.SIG_DFL
-    ]
-    for number in numbers:
-        signal.signal(number, end)
-    try:
-        yield
-    finally:
-        for number in numbers:
-            signal.signal(number, signal.SIG_DFL)
-
-
-def _read_stdin(title: str) -> Spooled:
+def _read_stdin(title: str, ending: Ending) -> Spooled:
     """Keep standard input: a load must be able to read it again.
 
     Raises:
@@ -351,22 +325,8 @@ def _read_stdin(title: str) -> Spooled:
             "producer | poolkeeper load - --into TABLE.",
             exit_code=2,
         )
-    return spool(_Patient(sys.stdin.fileno()), title)
-
-
-class _Patient:
-    """Reads what there is, and looks up now and then.
-
-    A signal that comes right before a read that blocks would not be heard until that returns.
-    """
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-
-    def read(self, size: int) -> bytes:
-        while not select.select([self._fd], [], [], LOOK_UP_SECONDS)[0]:
-            pass
-        return os.read(self._fd, size)
+    with heedful(sys.stdin.fileno(), ending) as source:
+        return spool(source, title)
 
 
 async def _refuse_other_bytes(operations: Operations, name: str, path: Path) -> None:
