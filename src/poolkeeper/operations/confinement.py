@@ -9,15 +9,23 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from poolkeeper.operations.errors import NotHereError
-from poolkeeper.operations.kind import ReadAheadRun
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    from poolkeeper.operations.kind import Chunk, Chunks, Json, Kind, Prepared, Run, Sizing
+    from poolkeeper.operations.kind import (
+        Chunk,
+        Chunks,
+        Json,
+        Kind,
+        Prepared,
+        ReadAheadRun,
+        Run,
+        Sizing,
+    )
     from poolkeeper.operations.model import OperationStatus
 
 FILE_KINDS: Final = frozenset({"load", "export"})
@@ -91,10 +99,7 @@ class _Confined:
 
     def start(self, spec: Json, fingerprint: Json | None, chunks: Chunks) -> Run:
         run = self._kind.start(self._inside(spec), fingerprint, chunks)
-        if self.name != "export":
-            return run
-        assert isinstance(run, ReadAheadRun)
-        return _ConfinedExport(run)
+        return _ConfinedExport(cast("ReadAheadRun", run)) if self.name == "export" else run
 
     def _inside(self, spec: Json) -> Json:
         """A prepared spec with the very place that was checked, and not what leads there."""
@@ -134,8 +139,10 @@ class _ConfinedExport:
     def readers(self) -> int:
         return self._run.readers
 
-    def read_with(self, connections: Sequence[Any], settings: str) -> None:
-        self._run.read_with(connections, settings)
+    def read_with(
+        self, connections: Sequence[Any], settings: str, cut_off: Callable[[Any], None]
+    ) -> None:
+        self._run.read_with(connections, settings, cut_off)
 
     async def chunk(self, connection: Any, size: int) -> Chunk:
         return await self._run.chunk(connection, size)

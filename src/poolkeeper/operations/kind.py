@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from poolkeeper.operations.model import OperationStatus
 
@@ -157,16 +157,18 @@ class ReadAheadRun(Run, Protocol):
     def readers(self) -> int:
         """How many it wants; always the same number."""
 
-    def read_with(self, connections: Sequence[Any], settings: str) -> None:
+    def read_with(
+        self, connections: Sequence[Any], settings: str, cut_off: Callable[[Any], None]
+    ) -> None:
         """Read with these from now on; called before each chunk.
 
-        They are others after each ``begin``, and cut off when a chunk has failed. By the end of
-        ``begin`` and ``close`` the run must have stopped using them, and terminated those that were
-        in the middle of something.
+        They may be others after each ``begin``. By its end and that of ``close`` the run must have
+        stopped using them, and cut off those that were in the middle of something.
 
         Args:
             connections: To the same database as that of the chunks, outside of any transaction.
             settings: Statements each transaction on them has to begin with.
+            cut_off: Ends one of them at once, with whatever its driver has begun to do about that.
         """
 
 

@@ -119,6 +119,7 @@ class Runner:
         self._lease: Any = None
         self._reading: list[Any] = []
         self._may_be_reading = False
+        self._given_up: list[Any] = []
         self._backend = 0
         self._left_behind: set[int] = set()
         self._attached = False
@@ -231,7 +232,7 @@ class Runner:
             after = await self._checkpoint(lease, chunk)
         except asyncio.CancelledError:
             # Whoever cancels may be about to close everything: this must not wait.
-            session.abort()
+            self._cut_off(lease)
             raise
         except BaseException:
             await self._undo(session, transaction)
@@ -271,11 +272,11 @@ class Runner:
         """New ones for those the run has ended, as they were in the middle of something."""
         for lease in [lease for lease in self._reading if is_lost(lease)]:
             self._reading.remove(lease)
-            self._pool.release(lease)
+            self._release(lease)
         while len(self._reading) < run.readers:
             self._may_be_reading = True
             self._reading.append(await self._pool.wait(None))
-        run.read_with(tuple(self._reading), self._bounds(session))
+        run.read_with(tuple(self._reading), self._bounds(session), self._cut_off)
 
     def _is_lost(self) -> bool:
         """Whether any connection is."""
@@ -355,15 +356,30 @@ class Runner:
         if lease is not None:
             if is_lost(lease):
                 self._left_behind.add(self._backend)
-            self._pool.release(lease)
+            self._release(lease)
         if self._may_be_reading:
             # The run stops using them later, in `begin` or `close`.
             for reading in self._reading:
-                if not is_lost(reading):
-                    session_of(reading).abort()
+                self._cut_off(reading)
             return
         while self._reading:
-            self._pool.release(self._reading.pop())
+            self._release(self._reading.pop())
+
+    def _cut_off(self, lease: Any) -> None:
+        """End a session in the middle of something, and what its driver does about that."""
+        if not is_lost(lease):
+            self._given_up.append(lease)
+        session = session_of(lease)
+        if session is not None:
+            session.abort()
+
+    def _release(self, lease: Any) -> None:
+        if any(lease is each for each in self._given_up):
+            # No sign of an outage, which it would be taken for.
+            self._given_up.remove(lease)
+            self._pool.throw_away(lease, "released_while_busy")
+        else:
+            self._pool.release(lease)
 
     # When it does not go on -------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ import json
 import asyncpg
 
 from poolkeeper import ConnectionPoolManager, PoolConfig
+from poolkeeper.drivers.base import session_of
 from poolkeeper.operations.export import ExportKind
 from poolkeeper.operations.owner import LEASE_SECONDS
 from poolkeeper.operations.store import bounds
@@ -17,6 +18,12 @@ insert into checkpoint values (0, '{}', 0, false)"""
 
 class Interrupted(Exception):
     """The test ends an attempt here."""
+
+
+def cut_off(connection):
+    """End a connection to read with, as the runner does."""
+    if session_of(connection) is not None:
+        session_of(connection).abort()
 
 
 class Run:
@@ -36,7 +43,7 @@ class Run:
         self._let_go_of_reading()
         for _ in range(self._run.readers):
             self.reading.append(await self._pool._pool.wait(None))
-        self._run.read_with(tuple(self.reading), bounds(LEASE_SECONDS, 18))
+        self._run.read_with(tuple(self.reading), bounds(LEASE_SECONDS, 18), cut_off)
 
     async def close(self):
         await self._run.close()

@@ -56,10 +56,34 @@ async def test_the_unfinished_files_of_a_cancelled_export_are_known(pool, admin,
     while await admin.fetchval("select rows_done from poolkeeper.operations") == 0:
         await asyncio.sleep(0)
     status = await operation.cancel()
-    await asyncio.wait({running})
+    await asyncio.gather(running, return_exceptions=True)
     pattern = unfinished_of(status)
     assert sorted(pattern.parent.glob(pattern.name)) == sorted(pattern.parent.iterdir())
     assert everything(pattern.parent) != []
+
+
+@pytest.mark.parametrize("how", ["stopped", "paused", "cancelled"])
+async def test_an_export_that_is_laid_down_is_no_outage(pool, admin, tmp_path, how):
+    """It ends sessions in the middle of a COPY, by its own decision."""
+    await _fill(admin, 100_000, 30)
+    operation = await pool.operations.export(tmp_path / "t.csv", table="t")
+    stop = asyncio.Event()
+    running = asyncio.create_task(operation.run(stop=stop))
+    while await admin.fetchval("select rows_done from poolkeeper.operations") == 0:
+        await asyncio.sleep(0)
+    if how == "stopped":
+        stop.set()
+    elif how == "paused":
+        await operation.pause()
+    else:
+        running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    counters = (await pool.operations._pool()).counters
+    assert set(counters.recycled) <= {"released_while_busy", "resize"}
+    assert counters.total_outages == 0
+    await operation.resume()
+    assert (await operation.run()).rows_done == 100_000
+    assert _ids(tmp_path / "t.csv") == list(range(1, 100_001))
 
 
 async def test_the_same_export_again_does_not_touch_the_finished_file(pool, admin, tmp_path):

@@ -12,7 +12,7 @@ from poolkeeper.operations.export.relation import SETTINGS, Relation
 from poolkeeper.operations.export.rows import RangeRows, RowStream, hear
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from concurrent.futures import Executor
 
     from poolkeeper.operations.export.output import Output
@@ -65,6 +65,7 @@ class Reader:
     Args:
         connections: Used by nobody else until this is stopped.
         settings: What each transaction on them begins with.
+        cut_off: Ends one of them at once.
         relation: The rows.
         spec: The export.
         output: The files, open where the first range begins.
@@ -75,6 +76,7 @@ class Reader:
         self,
         connections: Sequence[Any],
         settings: str,
+        cut_off: Callable[[Any], None],
         *,
         relation: Relation,
         spec: Mapping[str, Any],
@@ -82,6 +84,7 @@ class Reader:
         writer: Executor,
     ) -> None:
         self._connections = connections
+        self._cut_off = cut_off
         self._begin = f"begin isolation level read committed, read only; {settings}; {SETTINGS}"
         self._relation = relation
         self._spec = spec
@@ -147,7 +150,7 @@ class Reader:
         if not self._stopped.done():
             self._stopped.set_result(None)
         for connection in busy:
-            connection.terminate()
+            self._cut_off(connection)
         for _ in self._ranges:
             self._free.put_nowait(None)
         self._ranges.clear()
@@ -157,7 +160,7 @@ class Reader:
         finally:
             # with what asyncpg has begun in the meantime
             for connection in busy:
-                connection.terminate()
+                self._cut_off(connection)
 
     def _busy(self) -> list[Any]:
         free = []

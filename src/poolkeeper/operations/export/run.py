@@ -70,7 +70,7 @@ class ExportRun:
         # to delete in the end: found in the last chunk, and confirmed by its commit
         self._found: list[Surplus] = []
         self._surplus: list[Surplus] = []
-        self._reading: tuple[Sequence[Any], str] | None = None
+        self._reading: tuple[Sequence[Any], str, Callable[[Any], None]] | None = None
         self._reader: Reader | None = None
         self.progress_rows = 0
 
@@ -116,9 +116,11 @@ class ExportRun:
         """See `ReadAheadRun.readers`."""
         return 1 if self._spec["consistent"] else READERS
 
-    def read_with(self, connections: Sequence[Any], settings: str) -> None:
+    def read_with(
+        self, connections: Sequence[Any], settings: str, cut_off: Callable[[Any], None]
+    ) -> None:
         """See `ReadAheadRun.read_with`."""
-        self._reading = connections, settings
+        self._reading = connections, settings, cut_off
 
     async def chunk(self, connection: Any, size: int) -> Chunk:
         """See `Run.chunk`."""
