@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from poolkeeper.operations.kind import Sizing
 
-TARGET_SECONDS: Final = 0.075
-"""In the middle of 50 to 100 ms: a COMMIT costs little of that, a lost chunk is soon done again,
-and no lock is held for longer than people notice."""
+TARGET_SECONDS: Final = 0.09
+"""Of 50 to 100 ms: a COMMIT costs little of that, a lost chunk is soon done again, and no lock is
+held for longer than people notice."""
 FASTEST_GROWTH: Final = 2.0
 SMOOTHING: Final = 0.5
 

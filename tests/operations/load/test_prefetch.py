@@ -64,12 +64,16 @@ class GatedReader:
 
 
 async def test_next_piece_is_read_while_the_present_one_is_used():
-    """And none beyond it."""
+    """Not before it is said to be, and none beyond it."""
     reader = GatedReader()
     pieces = Prefetcher(reader)
     await pieces.go_to({"offset": 3})
     assert (await pieces.next(5)).start == {"offset": 3}
+    assert pieces._ahead is None
+    pieces.read_ahead()
+    pieces.read_ahead()
     await pieces._ahead
+    pieces.read_ahead()
     assert reader.calls == ["open 3", "read 3", "read 4"]
     await pieces.close()
     assert reader.calls[-1] == "close"
@@ -155,6 +159,7 @@ async def test_cancelled_seek_to_a_smaller_piece_is_done_again():
     reader = GatedReader()
     pieces = Prefetcher(reader)
     first = await pieces.next(100)
+    pieces.read_ahead()
     await pieces._ahead
     await pieces.go_to(first.start)
     reader.gate.clear()

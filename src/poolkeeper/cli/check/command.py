@@ -9,7 +9,6 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from poolkeeper.cli.check.diagnosis import diagnose
 from poolkeeper.cli.errors import RUNTIME_FAILURE, USAGE_FAILURE, CommandError
 
 if TYPE_CHECKING:
@@ -60,6 +59,9 @@ def check(
             "poolkeeper check postgresql://user@host/database.",
             exit_code=USAGE_FAILURE,
         )
+    # psycopg takes a while to import, and the other commands do without
+    from poolkeeper.cli.check.diagnosis import diagnose  # noqa: PLC0415
+
     findings = diagnose(url, timeout)
     usable = _print_json(findings) if as_json else _print_text(findings)
     if not usable:

@@ -14,7 +14,7 @@ from poolkeeper.outcomes import is_driver_error
 from poolkeeper.sqlstate import UNDEFINED_TABLE, sqlstate_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from poolkeeper.operations.load.piece import Piece
     from poolkeeper.operations.load.statements import Statements
@@ -35,16 +35,25 @@ class Loader:
         into: The table, for errors.
         codec: Of the text of the file.
         rejecting: Whether bad rows are left out; else the first one is an error.
+        on_its_way: Called when the server has rows to be busy with.
     """
 
     def __init__(
-        self, statements: Statements, *, path: str, into: str, codec: str | None, rejecting: bool
+        self,
+        statements: Statements,
+        *,
+        path: str,
+        into: str,
+        codec: str | None,
+        rejecting: bool,
+        on_its_way: Callable[[], None],
     ) -> None:
         self._statements = statements
         self._path = path
         self._into = into
         self._codec = codec
         self._rejecting = rejecting
+        self._on_its_way = on_its_way
 
     async def load(self, connection: Any, piece: Piece) -> tuple[int, list[Reject]]:
         """Load a piece.
@@ -118,7 +127,7 @@ class Loader:
             begin = bounds[segments.position].begin
             end = bounds[segments.position + segments.length - 1].end
         tag = await connection.copy_to_table(
-            source=_slices(piece.data, begin, end), **self._statements.copy
+            source=_slices(piece.data, begin, end, self._on_its_way), **self._statements.copy
         )
         taken = int(tag.split()[1])
         staged = self._statements.staging is not None
@@ -191,7 +200,10 @@ def _said(error: Exception, raw: bytes) -> str:
     return f"{said}: {detail}" if detail else said
 
 
-async def _slices(data: bytes, begin: int, end: int) -> AsyncIterator[memoryview]:
+async def _slices(
+    data: bytes, begin: int, end: int, on_its_way: Callable[[], None]
+) -> AsyncIterator[memoryview]:
     view = memoryview(data)
     for at in range(begin, end, SLICE):
         yield view[at : min(at + SLICE, end)]
+        on_its_way()

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+BLOCK: Final = 128 << 10
+"""So much is looked at together: what fits into a processor's cache is looked at faster."""
 END_OF_COPY: Final = b"\\."
 """Alone on a line of CSV it silently ends a COPY on servers before 18."""
 
@@ -85,9 +87,11 @@ class CsvRecords:
     def _scan_counting(self, data: bytes, begin: int, end: int) -> Scan:
         assert self.quote is not None
         newline = self.line_end
-        window = data if begin == 0 and end == len(data) else data[begin:end]
         # Quotes and line ends alone; of the quotes between two line ends only the last odd one.
-        marks = window.translate(None, self._others).replace(self._pair, b"")
+        marks = b"".join(
+            data[at : min(at + BLOCK, end)].translate(None, self._others)
+            for at in range(begin, end, BLOCK)
+        ).replace(self._pair, b"")
         if self.quote not in marks:
             last = data.rfind(newline, begin, end)
             if last < 0:

@@ -1,4 +1,4 @@
-"""The next piece is read in a thread while the present one is loaded."""
+"""The next piece is read in a thread while the server is busy with the present one."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ class Prefetcher:
         self._ahead: asyncio.Task[Piece | None] | None = None
         self._present: Piece | None = None
         self._again = False
+        self._size = 0
 
     async def go_to(self, cursor: Json) -> None:
         """Go to a cursor; cheap where that is where it is."""
@@ -59,9 +60,18 @@ class Prefetcher:
         piece = await _result(ahead)
         self._ahead = None
         self._present = piece
-        if piece is not None and not piece.last:
-            self._start(size)
+        self._size = size
         return piece
+
+    def read_ahead(self) -> None:
+        """Begin to read the piece behind the present one, unless that has begun.
+
+        For when the server has something to do: before, the thread would be in the way of what is
+        said to it, for both want the interpreter.
+        """
+        present = self._present
+        if self._ahead is None and present is not None and not present.last:
+            self._start(self._size)
 
     async def close(self) -> None:
         """Close the reader; idempotent."""

@@ -105,6 +105,7 @@ class LoadRun:
             into=f"{self._spec['schema']}.{self._spec['table']}",
             codec=source.encoding.codec,
             rejecting=self._rejecting,
+            on_its_way=self._read_ahead,
         )
         major = connection.get_server_version().major
         reader = await asyncio.to_thread(
@@ -115,6 +116,10 @@ class LoadRun:
         )
         self._bytes_total = reader.bytes_total
         self._pieces = Prefetcher(reader)
+
+    def _read_ahead(self) -> None:
+        if self._pieces is not None:
+            self._pieces.read_ahead()
 
     async def _reopen(self, connection: Any) -> None:
         """Look at the file anew; raises if it is another one."""
