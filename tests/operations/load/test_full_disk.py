@@ -29,9 +29,8 @@ def small_disk():
     )
     if mounted.returncode:
         directory.rmdir()
-        pytest.skip(
-            f"mounting a file system takes a root who may: run the tests with sudo. {mounted.stderr}"
-        )
+        said = mounted.stderr.strip()
+        pytest.skip(f"a file system cannot be mounted here ({said}): run the tests with sudo")
     try:
         yield directory
     finally:
