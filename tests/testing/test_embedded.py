@@ -352,7 +352,9 @@ def test_next_run_takes_over_from_a_killed_one(tmp_path):
 def test_interrupt_of_the_terminal_does_not_reach_the_server(tmp_path):
     """Ctrl-C goes to the whole process group; the program decides when PostgreSQL stops."""
     code = (
-        "signal.signal(signal.SIGINT, lambda *_: say('interrupted'))\n"
+        "import os\n"
+        # not by print, in the middle of which it may come
+        "signal.signal(signal.SIGINT, lambda *_: os.write(1, b'interrupted\\n'))\n"
         f"with FaultyPostgres({str(tmp_path / 'data')!r}) as server:\n"
         "    say(server.pid)\n"
         "    wait()\n"
