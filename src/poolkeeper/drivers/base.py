@@ -296,7 +296,7 @@ async def answered(
 ) -> str:
     """Wait for a COMMIT without ever cancelling it; ``give_up`` on it after ``seconds``."""
     # Who is cancelled or gives up leaves; nobody is then left to hear of a failure.
-    work.add_done_callback(_hear)
+    work.add_done_callback(hear)
     if seconds is None:
         # What asyncio.wait does, at half its price: every COMMIT comes this way.
         ended: asyncio.Future[None] = work.get_loop().create_future()
@@ -316,7 +316,8 @@ async def answered(
     return work.result()
 
 
-def _hear(work: asyncio.Task[str]) -> None:
+def hear(work: asyncio.Future[Any]) -> None:
+    """Take an error nobody may ask for, as somebody has left or was told of another one."""
     if not work.cancelled():
         work.exception()
 

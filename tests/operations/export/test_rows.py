@@ -43,7 +43,7 @@ async def stopped():
 
 
 @pytest_asyncio.fixture
-async def first_turn(turn):
+async def first_turn():
     first = asyncio.get_running_loop().create_future()
     first.set_result(None)
     return first

@@ -43,7 +43,7 @@ async def test_a_worker_frozen_at_any_segment_writes_nothing_when_thawed(
     await at_once((point(place) for place in places), AT_ONCE)
     assert not world.verdict()
     # the others had the operation's row locked when they froze: their chunk was as good as done
-    assert sum(taken.values()) > len(taken) / 3
+    assert sum(taken.values()) > len(taken) / 2
     record_property("fault_points", len(taken))
 
 

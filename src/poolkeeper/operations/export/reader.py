@@ -7,9 +7,10 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from poolkeeper.drivers.base import hear
 from poolkeeper.operations.export.copy_options import copy_options, rows_of
 from poolkeeper.operations.export.relation import SETTINGS, Relation
-from poolkeeper.operations.export.rows import RangeRows, RowStream, hear
+from poolkeeper.operations.export.rows import RangeRows, RowStream, aborted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -147,8 +148,7 @@ class Reader:
         """
         copying = {range_.copying for range_ in self._ranges if not range_.copying.done()}
         busy = self._busy()
-        if not self._stopped.done():
-            self._stopped.set_result(None)
+        self._stopped.set_result(None)
         for connection in busy:
             self._cut_off(connection)
         for _ in self._ranges:
@@ -173,7 +173,7 @@ class Reader:
     ) -> tuple[int, asyncio.Future[tuple[Written, int]]]:
         connection = await self._free.get()
         if connection is None:
-            raise ConnectionAbortedError("The export reads no more for now.")
+            raise aborted()
         await connection.execute(self._begin)
         select = rows_of(self._relation.select(after=after, to=to), self._spec)
         tag = await connection.copy_from_query(select, output=rows.feed, **copy_options(self._spec))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from poolkeeper.drivers.base import hear
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -127,7 +129,7 @@ class RangeRows:
         if len(rows) < ALL_AT_ONCE_BYTES:
             await asyncio.sleep(GATHER_SECONDS)
         if self._stopped.done():
-            raise _aborted()
+            raise aborted()
 
     async def end(self) -> None:
         """Wait for the turn of this range, and put all of it into the stream.
@@ -142,18 +144,13 @@ class RangeRows:
     async def _wait_for_turn(self) -> None:
         await asyncio.wait({self._turn, self._stopped}, return_when=asyncio.FIRST_COMPLETED)
         if self._stopped.done():
-            raise _aborted()
+            raise aborted()
 
     async def _put(self) -> None:
         held, self._held, self._held_bytes = self._held, [], 0
         await self._stream.put(held)
 
 
-def _aborted() -> ConnectionAbortedError:
+def aborted() -> ConnectionAbortedError:
+    """What whoever reads is told when no rows are wanted any more."""
     return ConnectionAbortedError("The export reads no more for now.")
-
-
-def hear(task: asyncio.Future[Any]) -> None:
-    """An error that came first is the one to be told of."""
-    if not task.cancelled():
-        task.exception()

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from poolkeeper.drivers.base import hear
 from poolkeeper.operations.export.copy_options import copy_options
 from poolkeeper.operations.export.errors import ExportFileMissingError
 from poolkeeper.operations.export.output import Output
@@ -17,7 +18,6 @@ from poolkeeper.operations.export.prepare import target_of
 from poolkeeper.operations.export.publish import publish, refuse_to_overwrite
 from poolkeeper.operations.export.reader import Reader
 from poolkeeper.operations.export.relation import SETTINGS, Relation
-from poolkeeper.operations.export.rows import hear
 from poolkeeper.operations.export.surplus import list_surplus, remove_surplus
 from poolkeeper.operations.kind import Chunk, Sizing
 
