@@ -66,11 +66,21 @@ def test_long_rows_over_the_limit_are_noticed_before_they_fill_the_memory(server
     assert server.sql("select 1").status_code == 200
 
 
-@pytest.mark.parametrize("path", ["/sql", "/v1/query", "/v1/transaction"])
-def test_one_cell_over_the_limit_is_refused_and_its_memory_given_back(server, path):
+@pytest.mark.parametrize("size", [100_000_000, 40_000_000], ids=["cut-short", "read-to-its-end"])
+@pytest.mark.parametrize(
+    ("path", "around"),
+    [
+        ("/sql", lambda query: query),
+        ("/sql", lambda query: {"queries": [query]}),
+        ("/v1/query", lambda query: query),
+        ("/v1/query", lambda query: {**query, "readonly": True}),
+        ("/v1/transaction", lambda query: {"statements": [query]}),
+    ],
+    ids=["sql", "sql-batch", "query", "query-readonly", "transaction"],
+)
+def test_one_cell_over_the_limit_is_refused_and_its_memory_given_back(server, path, around, size):
     """Also by libpq, whose buffer lives as long as the connection."""
-    query = {"query": "select repeat('x', 100000000)"}
-    body = {"statements": [query]} if path == "/v1/transaction" else query
+    body = around({"query": f"select repeat('x', {size})"})
     with Watch(server) as watch:
         answer = server.client.post(server.url + path, json=body)
     assert answer.status_code == 507, answer.text[:200]

@@ -119,8 +119,9 @@ async def run_statement(
             cut(conn)
         if statement.copy is not None:
             await statement.leave_copy()
-        if statement.outgrown and (final or statement.cut_short):
-            # libpq never gives memory back before the end of a connection.
+        if statement.outgrown:
+            # libpq never gives memory back before the end of a connection. A transaction around
+            # the statement is rolled back by that, as it would be by the error that follows.
             statement.exchange.close()
         return statement.result()
     except psycopg.Error as error:
