@@ -209,6 +209,8 @@ def test_a_planned_restart_of_the_database_fails_no_request(crashable_postgres):
             try:
                 until(lambda: len(answers) > 100)
                 assert command(server, "pause").status_code == 200
+                # Answers from before the pause may still be on their way to their clients.
+                until(lambda: server.get("/status").json()["statistics"]["waiting_requests"] == 20)
                 before = len(answers)
                 crashable_postgres.crash()
                 until(lambda: server.get("/health").status_code == 503)
