@@ -17,6 +17,7 @@ from poolkeeper.drivers.asyncpg_cached import (
     run_cached,
     running,
 )
+from poolkeeper.drivers.asyncpg_copy_out import as_function, copy_out
 from poolkeeper.drivers.asyncpg_prepared import watched_cursor, watched_statement
 from poolkeeper.drivers.asyncpg_transaction import PooledTransaction
 from poolkeeper.exceptions import PoolUsageError
@@ -129,9 +130,7 @@ STATE_METHODS = frozenset(
 )
 """Methods that change what the next borrower would find."""
 
-UNLOCKED_METHODS = frozenset(
-    {"copy_from_table", "copy_to_table", "copy_records_to_table", "set_type_codec"}
-)
+UNLOCKED_METHODS = frozenset({"copy_to_table", "copy_records_to_table", "set_type_codec"})
 """Methods asyncpg runs outside the lock that otherwise tells that a connection is busy."""
 
 
@@ -186,17 +185,17 @@ def _wrap_unlocked(name: str) -> Callable[..., Any]:
 
 
 def _mind_the_borrower(lease: PooledConnection, options: dict[str, Any]) -> None:
-    """While COPY waits for the borrower's own rows, or for it to take some, nobody is silent."""
+    """While COPY waits for the borrower's own rows, nobody is silent."""
     for source in ("source", "records"):
         if hasattr(options.get(source), "__aiter__"):
             options[source] = _fed(lease, options[source])
-    if inspect.iscoroutinefunction(options.get("output")):
-        options["output"] = _taken(lease, options["output"])
 
 
-def _taken(
-    lease: PooledConnection, output: Callable[[bytes], Awaitable[None]]
-) -> Callable[[bytes], Awaitable[None]]:
+def _taken(lease: PooledConnection, output: Any) -> Any:
+    """While the borrower takes rows, nobody waits for the server."""
+    if not callable(output):
+        return output  # asyncpg has an error for it
+
     async def take(data: bytes) -> None:
         lease._running -= 1
         try:
@@ -282,9 +281,21 @@ async def copy_from_query(self: PooledConnection, query: str, *args: Any, **kwar
     self._last_query = query
     if query not in self._notes.clean:
         self._dirty |= self._notes.mark(query)
-    con = self._con
-    _mind_the_borrower(self, kwargs)
-    return await running(con, con.copy_from_query(query, *args, **kwargs))
+    return await _copy_out(self, self._con.copy_from_query, query, *args, **kwargs)
+
+
+async def copy_from_table(self: PooledConnection, *args: Any, **kwargs: Any) -> Any:
+    """See asyncpg."""
+    return await _copy_out(self, self._con.copy_from_table, *args, **kwargs)
+
+
+async def _copy_out(
+    lease: PooledConnection, method: Callable[..., Any], *args: Any, output: Any, **kwargs: Any
+) -> Any:
+    con = lease._con
+    copy = functools.partial(method, *args, **kwargs)
+    async with as_function(output) as take:
+        return await running(con, copy_out(con, copy, _taken(lease, take)))
 
 
 def transaction(
@@ -299,6 +310,7 @@ def _install() -> None:
     """Give ``PooledConnection`` every public method of ``asyncpg.Connection``."""
     own: dict[str, Callable[..., Any]] = {
         "copy_from_query": copy_from_query,
+        "copy_from_table": copy_from_table,
         "execute": execute,
         "fetch": fetch,
         "fetchrow": fetchrow,

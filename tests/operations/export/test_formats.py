@@ -45,11 +45,11 @@ async def test_csv_reads_back_with_nulls_apart_from_empty_texts(url, tmp_path):
 
 
 async def test_notices_cost_no_rows(admin, postgres, tmp_path):
-    """The driver forgets rows that come in one packet with a notice."""
+    """asyncpg forgets rows that come in one packet with a notice."""
     await admin.execute(
         """create function told(n int) returns int stable language plpgsql as $$
         begin
-            if n % 3 = 0 then raise notice '%', n; end if;
+            if n % 3 = 0 then raise info '%', n; end if;
             return n;
         end $$;
         create table many (n int primary key);

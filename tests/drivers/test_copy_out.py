@@ -1,0 +1,252 @@
+"""COPY to the client while the server has more to say than rows."""
+
+import asyncio
+import hashlib
+import io
+import queue
+import socket
+import ssl
+import threading
+from contextlib import asynccontextmanager, contextmanager
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from poolkeeper.drivers.asyncpg_copy_out import parts
+from tests.faults.rig import on_both_loops, pool_on
+from tests.server.test_tls import make
+from tests.server.test_tls import pytestmark as with_openssl
+
+ROWS = 3_000
+# INFO comes whatever client_min_messages is.
+TOLD = """
+    create function told(n int, often int) returns text stable language plpgsql as $$
+    begin
+        if n % often = 0 then raise info 'row %', n; end if;
+        return repeat(md5(n::text), n % 7);
+    end $$;
+    create table told_of (n int primary key, t text);
+    insert into told_of select n, repeat(md5(n::text), n % 7) from generate_series(1, 3000) n;
+"""
+QUERY = f"select n, told(n, {{}}) from generate_series(1, {ROWS}) n"
+
+
+@asynccontextmanager
+async def told(postgres):
+    """A pool of one connection, to a database with a function that says something about rows."""
+    async with pool_on(postgres.url, max_size=1, application="copy") as pool:
+        await pool.execute(TOLD)
+        yield pool
+
+
+class Kept:
+    """An ``output`` that keeps what comes."""
+
+    def __init__(self):
+        self.rows = b""
+
+    async def __call__(self, rows):
+        self.rows += rows
+
+    @property
+    def digest(self):
+        """For comparisons: pytest would take minutes to show how the rows differ."""
+        return len(self.rows), hashlib.sha256(self.rows).hexdigest()
+
+
+@pytest.mark.parametrize("often", [1, 3, 100, ROWS])
+@pytest.mark.parametrize("kind", ["text", "csv", "binary"])
+@on_both_loops
+async def test_a_notice_costs_no_rows(postgres, kind, often):
+    """Each is behind rows that have come with it."""
+    async with told(postgres) as pool:
+        plain, kept = Kept(), Kept()
+        await pool.copy_from_query("select * from told_of order by n", output=plain, format=kind)
+        status = await pool.copy_from_query(QUERY.format(often), output=kept, format=kind)
+        assert status == f"COPY {ROWS}"
+        assert kept.digest == plain.digest
+
+
+@on_both_loops
+async def test_a_notice_is_heard_as_often_as_it_is_raised(postgres):
+    async with told(postgres) as pool:
+        heard = []
+        async with pool.acquire() as conn:
+            conn.add_log_listener(lambda _conn, message: heard.append(message.message))
+            await conn.copy_from_query(QUERY.format(100), output=Kept())
+        assert heard == [f"row {n}" for n in range(100, ROWS + 1, 100)]
+
+
+@on_both_loops
+async def test_files_get_all_rows_too(postgres, tmp_path):
+    """asyncpg writes them itself, in a thread."""
+    async with told(postgres) as pool:
+        plain, named, written, file = Kept(), Kept(), Kept(), io.BytesIO()
+        await pool.copy_from_query("select * from told_of order by n", output=plain)
+        await pool.copy_from_query(QUERY.format(10), output=tmp_path / "rows")
+        await pool.copy_from_query(QUERY.format(10), output=file)
+        await named((tmp_path / "rows").read_bytes())
+        assert named.digest == plain.digest
+        await written(file.getvalue())
+        assert written.digest == plain.digest
+
+
+@on_both_loops
+async def test_a_table_gives_all_its_rows(postgres):
+    """COPY of a table can raise notices as well: a row security policy may call anything."""
+    async with told(postgres) as pool:
+        kept = Kept()
+        await pool.execute(
+            """create role reader;
+            grant select on told_of to reader;
+            alter table told_of enable row level security;
+            create policy p on told_of using (told(n, 3) is not null)"""
+        )
+        try:
+            async with pool.acquire() as conn:
+                await conn.execute("set role reader")
+                await conn.copy_from_table("told_of", output=kept)
+        finally:
+            await pool.execute("drop owned by reader; drop role reader")
+        assert kept.rows.count(b"\n") == ROWS
+
+
+@contextmanager
+def encrypted(url, chain, key):
+    """The address of a server that does the TLS for the one behind ``url``, in a thread."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(chain, key)
+    behind = urlsplit(url)
+    listening = socket.create_server(("127.0.0.1", 0))
+
+    async def pipe(reader, writer):
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+        writer.close()
+
+    async def client(reader, writer):
+        await reader.readexactly(8)  # SSLRequest
+        writer.write(b"S")
+        await writer.start_tls(context)
+        there = await asyncio.open_connection(behind.hostname, behind.port)
+        await asyncio.gather(pipe(reader, there[1]), pipe(there[0], writer), return_exceptions=True)
+
+    async def serve():
+        stop = asyncio.Event()
+        started.put((asyncio.get_running_loop(), stop))
+        async with await asyncio.start_server(client, sock=listening):
+            await stop.wait()
+
+    started = queue.Queue()
+    thread = threading.Thread(target=asyncio.run, args=[serve()])
+    thread.start()
+    loop, stop = started.get()
+    port = listening.getsockname()[1]
+    try:
+        yield url.replace(f":{behind.port}/", f":{port}/") + "?sslmode=require"
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join()
+
+
+@with_openssl
+@on_both_loops
+async def test_tls_costs_no_rows_either(postgres, tmp_path):
+    """Another kind of transport is before the protocol then."""
+    async with told(postgres):
+        pass
+    with encrypted(postgres.url, *make(tmp_path / "tls", "localhost")) as url:
+        async with pool_on(url, max_size=1, min_size=0) as pool:
+            kept = Kept()
+            await pool.copy_from_query(QUERY.format(3), output=kept)
+            async with pool.acquire() as conn:
+                assert conn._con._protocol.is_ssl
+    assert kept.rows.count(b"\n") == ROWS
+
+
+@on_both_loops
+async def test_an_output_that_fails_between_notices_leaves_a_usable_connection(postgres):
+    async with told(postgres) as pool:
+
+        async def fail(_rows):
+            raise OSError("disk full")
+
+        async with pool.acquire() as conn:
+            with pytest.raises(OSError, match="disk full"):
+                await conn.copy_from_query(QUERY.format(3), output=fail)
+            assert await conn.fetchval("select 1") == 1
+
+
+@pytest.mark.parametrize("after", range(0, 60, 4))
+@on_both_loops
+async def test_a_cancelled_copy_costs_the_next_borrower_nothing(postgres, after):
+    """Wherever it is: in the output, or waiting for rows that are here already.
+
+    asyncpg itself loses track of some connections on which a COPY is cancelled.
+    """
+    taken = asyncio.Event()
+    times = 0
+
+    async def count(_rows):
+        nonlocal times
+        times += 1
+        if times >= after:
+            taken.set()
+        await asyncio.sleep(0)
+
+    async with told(postgres) as pool:
+        work = asyncio.ensure_future(pool.copy_from_query(QUERY.format(10), output=count))
+        await taken.wait()
+        for _ in range(after % 7):
+            await asyncio.sleep(0)
+        work.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await work
+        kept = Kept()
+        await pool.copy_from_query(QUERY.format(10), output=kept)
+        assert kept.rows.count(b"\n") == ROWS
+
+
+@on_both_loops
+async def test_a_second_copy_on_a_busy_connection_is_refused_and_costs_no_rows(postgres):
+    kept = Kept()
+    async with told(postgres) as pool, pool.acquire() as conn:
+        query = f"select t.* from ({QUERY.format(3)}) t, (select pg_sleep(0.1) offset 0) s"
+        first = asyncio.ensure_future(conn.copy_from_query(query, output=kept))
+        await asyncio.sleep(0)
+        with pytest.raises(asyncpg.InterfaceError, match="another operation"):
+            await conn.copy_from_query("select 1", output=kept)
+        await first
+    assert kept.rows.count(b"\n") == ROWS
+
+
+@on_both_loops
+async def test_a_lost_connection_ends_a_copy_with_an_error(postgres):
+    killed = []
+
+    async def kill(_rows):
+        if killed:
+            return
+        killed.append(True)
+        admin = await asyncpg.connect(postgres.url)
+        await admin.execute("select pg_terminate_backend($1, 10000)", conn.get_server_pid())
+        await admin.close()
+
+    async with told(postgres) as pool, pool.acquire() as conn:
+        with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
+            await conn.copy_from_query(
+                "select n, told(n, 3) from generate_series(1, 1000000) n", output=kill
+            )
+
+
+@given(st.lists(st.sampled_from([b"N", b"\0", b"N\0\0", b"d", b"\0\0\0\x05"])).map(b"".join))
+def test_parts_are_the_data_again(data):
+    """And what looks like a notice is at the beginning of a part, if it is whole."""
+    made = parts(data)
+    assert b"".join(made) == data
+    assert all(b"N\0\0" not in part[1:] for part in made)
+    assert all(made) or not data
