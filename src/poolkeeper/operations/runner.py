@@ -10,7 +10,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from poolkeeper.deadlines import bounded
-from poolkeeper.drivers.base import is_lost, session_of
+from poolkeeper.drivers.base import session_of
 from poolkeeper.exceptions import (
     ConnectionPoolError,
     PoolClosedError,
@@ -21,6 +21,7 @@ from poolkeeper.operations.chunk_size import ChunkSize
 from poolkeeper.operations.errors import NotHereError, OperationError, OperationFailedError
 from poolkeeper.operations.kind import ReadAheadRun, ThrottledRun
 from poolkeeper.operations.refusals import refusal
+from poolkeeper.operations.sessions import Sessions
 from poolkeeper.operations.store import Claim, Store, bounds
 from poolkeeper.outcomes import LOST, is_driver_error
 from poolkeeper.sqlstate import (
@@ -116,12 +117,7 @@ class Runner:
         self._patience = patience
         self._status = claim.status
         self._size: ChunkSize | None = None
-        self._lease: Any = None
-        self._reading: list[Any] = []
-        self._may_be_reading = False
-        self._given_up: list[Any] = []
-        self._backend = 0
-        self._left_behind: set[int] = set()
+        self._sessions = Sessions(pool)
         self._attached = False
         self._beginning = False
         self._outages = 0
@@ -172,7 +168,7 @@ class Runner:
             return await self._to_the_end()
         finally:
             await self._run.close()
-            self._may_be_reading = False
+            self._sessions.reads_no_more()
 
     async def _to_the_end(self) -> OperationStatus:
         if self._claim.fruitless > MOST_FRUITLESS:
@@ -210,7 +206,9 @@ class Runner:
 
     async def _next_chunk(self) -> bool:
         self._in_chunk = False
-        lease = await self._connection()
+        if self._sessions.any_lost:
+            self._let_go()
+        lease = await self._sessions.for_chunks()
         if not self._attached:
             await self._attach(lease)
         if isinstance(self._run, ThrottledRun):
@@ -219,7 +217,8 @@ class Runner:
                 return False
         session: TransactionalSession = session_of(lease)
         if isinstance(self._run, ReadAheadRun):
-            await self._give_readers(self._run, session)
+            readers = await self._sessions.for_reading(self._run.readers)
+            self._run.read_with(readers, self._bounds(session), self._sessions.cut_off)
         size = 0 if self._size is None else self._size.size
         started = monotonic()
         transaction = await session.begin(
@@ -232,7 +231,7 @@ class Runner:
             after = await self._checkpoint(lease, chunk)
         except asyncio.CancelledError:
             # Whoever cancels may be about to close everything: this must not wait.
-            self._cut_off(lease)
+            self._sessions.cut_off(lease)
             raise
         except BaseException:
             await self._undo(session, transaction)
@@ -258,35 +257,11 @@ class Runner:
         if told:
             self._report(Report(self._status))
 
-    async def _connection(self) -> Any:
-        """One connection for all chunks, and another one when that is lost."""
-        if self._is_lost():
-            self._let_go()
-        if self._lease is None:
-            self._attached = False
-            self._lease = await self._pool.wait(None)
-            self._backend = session_of(self._lease).backend_pid()
-        return self._lease
-
-    async def _give_readers(self, run: ReadAheadRun, session: TransactionalSession) -> None:
-        """New ones for those the run has ended, as they were in the middle of something."""
-        for lease in [lease for lease in self._reading if is_lost(lease)]:
-            self._reading.remove(lease)
-            self._release(lease)
-        while len(self._reading) < run.readers:
-            self._may_be_reading = True
-            self._reading.append(await self._pool.wait(None))
-        run.read_with(tuple(self._reading), self._bounds(session), self._cut_off)
-
-    def _is_lost(self) -> bool:
-        """Whether any connection is."""
-        return any(is_lost(lease) for lease in (self._lease, *self._reading) if lease is not None)
-
     async def _attach(self, lease: Any) -> None:
         """What is remembered may be wrong: a COMMIT without an answer may have been carried out."""
-        if self._left_behind:
-            await self._end_sessions_of(lease, self._owner.id, self._left_behind - {self._backend})
-            self._left_behind.clear()
+        if left_behind := self._sessions.left_behind:
+            await self._end_sessions_of(lease, self._owner.id, left_behind)
+            left_behind.clear()
         status = await Store.attach(
             lease,
             self._status.id,
@@ -351,35 +326,8 @@ class Runner:
             await bounded(transaction.roll_back(), QUIET_SECONDS, give_up=session.abort)
 
     def _let_go(self) -> None:
-        lease, self._lease = self._lease, None
         self._attached = False
-        if lease is not None:
-            if is_lost(lease):
-                self._left_behind.add(self._backend)
-            self._release(lease)
-        if self._may_be_reading:
-            # The run stops using them later, in `begin` or `close`.
-            for reading in self._reading:
-                self._cut_off(reading)
-            return
-        while self._reading:
-            self._release(self._reading.pop())
-
-    def _cut_off(self, lease: Any) -> None:
-        """End a session in the middle of something, and what its driver does about that."""
-        if not is_lost(lease):
-            self._given_up.append(lease)
-        session = session_of(lease)
-        if session is not None:
-            session.abort()
-
-    def _release(self, lease: Any) -> None:
-        if any(lease is each for each in self._given_up):
-            # No sign of an outage, which it would be taken for.
-            self._given_up.remove(lease)
-            self._pool.throw_away(lease, "released_while_busy")
-        else:
-            self._pool.release(lease)
+        self._sessions.let_go()
 
     # When it does not go on -------------------------------------------------------------------
 
@@ -389,19 +337,19 @@ class Runner:
         Raises:
             OperationError: It is not.
         """
-        lost = self._is_lost()
+        lost = self._sessions.any_lost
         self._attached = False
         code = sqlstate_of(error) if is_driver_error(error) else None
         again = code in LOST or code in CONFLICTS or code == READ_ONLY_TRANSACTION
         # A step may use a pool of its own, which may be busy.
         if not (lost or again or isinstance(error, ConnectionPoolError)):
-            if isinstance(error, OSError | TimeoutError) and self._lease is None:
+            if isinstance(error, OSError | TimeoutError) and not self._sessions.has_one_for_chunks:
                 lost = True
             else:
                 raise refusal(error, self._status) from error
-        if code == READ_ONLY_TRANSACTION and self._lease is not None:
+        if code == READ_ONLY_TRANSACTION:
             # It stays so for this session, whatever becomes of the server.
-            self._pool.throw_away(self._lease, "read_only")
+            self._sessions.throw_away("read_only")
             self._let_go()
         if lost or code in LOST:
             self._outages += 1

@@ -32,7 +32,7 @@ def checkpoint_after_the_rows(monkeypatch):
 
         async def _commit(self, *arguments):
             await super()._commit(*arguments)
-            after = await super()._checkpoint(self._lease, self._chunk)
+            after = await super()._checkpoint(await self._sessions.for_chunks(), self._chunk)
             assert after is not None
 
     monkeypatch.setattr(worker, "Runner", Mutant)
