@@ -18,6 +18,7 @@ from poolkeeper.operations import (
     OperationStoppedError,
     OperationsUnavailableError,
     Step,
+    facade,
 )
 from poolkeeper.operations.model import LEGAL, UNFINISHED, may_become
 from poolkeeper.testing.contracts import eventually
@@ -199,6 +200,28 @@ async def test_a_cancelled_operation_never_goes_on(pool, admin):
     with pytest.raises(OperationNotFoundError):
         await operation.refresh()
     assert await admin.fetchval("SELECT count(*) FROM poolkeeper.chunks") == 0
+
+
+async def test_what_has_ended_long_ago_is_forgotten_and_nothing_else(pool, admin, monkeypatch):
+    """Not what is unfinished, however old; in portions, with the chunks."""
+    monkeypatch.setattr(facade, "PRUNED_AT_A_TIME", 2)
+    assert await pool.operations.prune(older_than=0) == 0
+    await counting(pool, admin)
+    for number in range(7):
+        await (await pool.operations.start("count", upto=1, name=f"count {number}")).run()
+    for number in (7, 8):
+        await pool.operations.start("count", upto=1, name=f"count {number}")
+    await (await pool.operations.get("count 8")).cancel()
+    await admin.execute(
+        "UPDATE poolkeeper.operations SET created_at = created_at - interval '2 days',"
+        " finished_at = finished_at - interval '1 day' WHERE name <> 'count 6'"
+    )
+    assert await pool.operations.prune(older_than=2 * 86_400) == 0
+    assert await pool.operations.prune(older_than=3_600) == 7
+    left = [status.name for status in await pool.operations.list()]
+    assert sorted(left) == ["count 6", "count 7"]
+    assert await admin.fetchval("SELECT count(*) FROM poolkeeper.chunks") == 1
+    assert await pool.operations.prune(older_than=0) == 1
 
 
 async def test_a_step_that_fails_ends_the_operation_until_it_is_retried(pool, admin):

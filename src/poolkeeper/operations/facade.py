@@ -41,6 +41,8 @@ CONNECTIONS_PER_OPERATION = 4
 """One for its chunks, one for its heartbeat; two to read ahead, which only an export needs."""
 SPARE_CONNECTIONS = 2
 """For whoever asks and controls."""
+PRUNED_AT_A_TIME = 20
+"""Each may have many thousands of chunks and rejects, which are deleted in one transaction."""
 
 
 class Connections(Protocol):
@@ -209,6 +211,28 @@ class Operations(Verbs):
             lambda connection: Store.recent(connection, finished=finished, limit=limit)
         )
         return found
+
+    async def prune(self, *, older_than: float) -> int:
+        """Forget operations that were done or cancelled long ago, with their rejects.
+
+        What they did stays; only that they did it is forgotten, so a file loaded by one of them
+        is loaded once more if somebody asks for it. Some are forgotten at a time: what a lost
+        connection or a cancellation interrupts may be done in part.
+
+        Args:
+            older_than: Seconds since they ended.
+
+        Returns:
+            How many.
+        """
+        if not await self._there():
+            return 0
+        forgotten = 0
+        while True:
+            some: int = await self._ask(lambda c: Store.prune(c, older_than, PRUNED_AT_A_TIME))
+            forgotten += some
+            if some < PRUNED_AT_A_TIME:
+                return forgotten
 
     # Working ----------------------------------------------------------------------------------
 

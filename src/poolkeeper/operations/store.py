@@ -172,6 +172,14 @@ update poolkeeper.operations
    set state = 'cancelled', updated_at = clock_timestamp(), finished_at = clock_timestamp()
  where id = $1 and epoch = $2 and seq = $3 and state = 'failed'"""
 
+_PRUNE: Final = """
+delete from poolkeeper.operations
+ where id = any (array(
+    select id from poolkeeper.operations
+     where state in ('done', 'cancelled')
+       and finished_at < clock_timestamp() - make_interval(secs => $1)
+     order by finished_at limit $2 for update skip locked))"""
+
 _TUNE: Final = f"""
 update poolkeeper.operations o set spec = (o.spec - $3::text[]) || $2::text::jsonb
  where o.id = $1 and o.state in ({_UNFINISHED})
@@ -295,6 +303,12 @@ class Store:
             id_,
         )
         return bool(tag != "DELETE 0")
+
+    @staticmethod
+    async def prune(connection: Any, older_than: float, limit: int) -> int:
+        """Forget finished operations, the oldest first; returns how many."""
+        tag: str = await connection.execute(_PRUNE, older_than, limit)
+        return int(tag.rpartition(" ")[2])
 
     @staticmethod
     async def rejects(connection: Any, id_: UUID, limit: int) -> list[dict[str, Any]]:

@@ -94,6 +94,8 @@ def test_a_cancelled_operation_stays_as_it_is(postgres, orders, operations) -> N
     done = operations("run", NAME)
     assert done.returncode == 1
     assert "cancelled" in done.stderr
+    done = operations("prune", "--older-than", "1")
+    assert (done.returncode, done.stdout) == (0, "0 operations deleted\n")
     done = operations("delete", NAME)
     assert done.returncode == 0
     assert operations("show", NAME).returncode == 1

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from poolkeeper.cli.operations.view import View
     from poolkeeper.operations import Operation, Operations, OperationStatus
 
+DAY = 24 * 60 * 60
+
 app = typer.Typer(
     help=(
         "Look at operations, pause, resume, cancel and retry them, from any machine.\n\n"
@@ -134,6 +136,24 @@ def delete(name: OperationName, *, database_url: DatabaseUrl = None) -> None:
     status = _of(name, database_url, lambda operation: operation.delete())
     forget_spool(status)
     print(f"{clean(status.name)}: deleted")
+
+
+@app.command()
+def prune(
+    *,
+    older_than: Annotated[
+        float, typer.Option(metavar="DAYS", min=0, help="Days since they ended.")
+    ],
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Forget all that were done or cancelled long ago, and their rejected rows.
+
+    What they did stays. A file that one of them has loaded can be loaded again without --again.
+    """
+    forgotten = _ask(
+        database(database_url), lambda operations: operations.prune(older_than=older_than * DAY)
+    )
+    print(f"{forgotten:,} {'operation' if forgotten == 1 else 'operations'} deleted")
 
 
 @app.command()
