@@ -15,8 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from poolkeeper import create_pool
 from poolkeeper.drivers.asyncpg_copy_out import parts
-from tests.faults.rig import on_both_loops, pool_on
+from tests.faults.rig import on_both_loops, outages, pool_on
 from tests.server.test_tls import make
 from tests.server.test_tls import pytestmark as with_openssl
 
@@ -169,6 +170,41 @@ async def test_tls_costs_no_rows_either(postgres, tmp_path):
 
 
 @on_both_loops
+async def test_wrong_arguments_leave_a_file_as_it_is(postgres, tmp_path):
+    path = tmp_path / "rows"
+    path.write_text("precious")
+    async with told(postgres) as pool:
+        with pytest.raises(asyncpg.DataError):
+            await pool.copy_from_query("select $1::int", "no number", output=path)
+        assert path.read_text() == "precious"
+        await pool.copy_from_query("select $1::int", 7, output=path)
+        assert path.read_text() == "7\n"
+
+
+class Collecting(asyncpg.Connection):
+    """A connection class of a user's, with another idea of an output."""
+
+    async def copy_from_query(self, query, *args, output=None, **options):
+        rows = [] if output is None else output
+
+        async def take(data):
+            rows.append(data)
+
+        await super().copy_from_query(query, *args, output=take, **options)
+        return b"".join(rows)
+
+
+@on_both_loops
+async def test_a_connection_class_may_have_outputs_of_its_own(postgres):
+    pool = create_pool(postgres.url, max_size=1, connection_class=Collecting)
+    rows = []
+    async with pool, pool.acquire() as conn:
+        assert await conn.copy_from_query("select 1") == b"1\n"
+        await conn.copy_from_query("select 2", output=rows)
+    assert rows == [b"2\n"]
+
+
+@on_both_loops
 async def test_an_output_that_fails_between_notices_leaves_a_usable_connection(postgres):
     async with told(postgres) as pool:
 
@@ -186,7 +222,7 @@ async def test_an_output_that_fails_between_notices_leaves_a_usable_connection(p
 async def test_a_cancelled_copy_costs_the_next_borrower_nothing(postgres, after):
     """Wherever it is: in the output, or waiting for rows that are here already.
 
-    asyncpg itself loses track of some connections on which a COPY is cancelled.
+    asyncpg itself loses track of a COPY that is cancelled between the two.
     """
     taken = asyncio.Event()
     times = 0
@@ -209,6 +245,8 @@ async def test_a_cancelled_copy_costs_the_next_borrower_nothing(postgres, after)
         kept = Kept()
         await pool.copy_from_query(QUERY.format(10), output=kept)
         assert kept.rows.count(b"\n") == ROWS
+        assert not outages(pool)
+        assert pool.get_statistics().total_connects == 1
 
 
 @on_both_loops
@@ -243,10 +281,87 @@ async def test_a_lost_connection_ends_a_copy_with_an_error(postgres):
             )
 
 
-@given(st.lists(st.sampled_from([b"N", b"\0", b"N\0\0", b"d", b"\0\0\0\x05"])).map(b"".join))
+@on_both_loops
+async def test_long_notices_cost_no_rows_either(postgres):
+    """Of 64 KiB and more."""
+    async with told(postgres) as pool:
+        await pool.execute(
+            """create function told_much(n int) returns int stable language plpgsql as $$
+            begin
+                if n % 50 = 0 then raise info '%', repeat('x', 70000); end if;
+                return n;
+            end $$"""
+        )
+        kept = Kept()
+        query = f"select told_much(n) from generate_series(1, {ROWS}) n"
+        await pool.copy_from_query(query, output=kept)
+        assert kept.rows.count(b"\n") == ROWS
+
+
+@pytest.mark.parametrize("output", [5, None])
+@on_both_loops
+async def test_what_takes_no_rows_is_refused_before_anything_is_sent(postgres, output):
+    async with told(postgres) as pool, pool.acquire() as conn:
+        with pytest.raises(TypeError, match="output is expected to be"):
+            await conn.copy_from_query("select 1 where false", output=output)
+        with pytest.raises(TypeError, match="'output'"):
+            await conn.copy_from_table("told_of")
+
+
+@pytest.mark.parametrize("kind", ["file", "function"])
+@on_both_loops
+async def test_a_connection_released_while_its_output_is_busy_is_lent_to_nobody(postgres, kind):
+    goes_on, written = threading.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    class File(io.BytesIO):
+        def write(self, rows):
+            loop.call_soon_threadsafe(written.set)
+            goes_on.wait(10)
+            return super().write(rows)
+
+    async def function(_rows):
+        written.set()
+        await loop.run_in_executor(None, goes_on.wait, 10)
+
+    async with told(postgres) as pool:
+        await pool.execute(
+            "create table wide as select repeat('y', 50) from generate_series(1, 200000)"
+        )
+        conn = await pool.acquire()
+        output = File() if kind == "file" else function
+        work = asyncio.ensure_future(conn.copy_from_table("wide", output=output))
+        await written.wait()
+        await pool.release(conn)
+        try:
+            assert await pool.fetchval("select 42") == 42
+        finally:
+            goes_on.set()
+            assert isinstance((await asyncio.gather(work, return_exceptions=True))[0], Exception)
+
+
+@on_both_loops
+async def test_rows_that_look_like_notices_are_not_parted(postgres):
+    """Each part takes a step or two of the event loop: the pool took the connection for stalled."""
+    calls = 0
+
+    async def count(_rows):
+        nonlocal calls
+        calls += 1
+
+    async with told(postgres) as pool:
+        query = "select 78, n from generate_series(1, 300000) n"  # N and the length of the next
+        await pool.copy_from_query(query, output=count, format="binary")
+    assert calls < 10_000
+
+
+NOTICE = b"N\0\0\0\x20SINFO\0VINFO\0C00000\0Mrow\0\0"
+
+
+@given(st.lists(st.sampled_from([b"N", b"\0", b"N\0\0", b"d", NOTICE])).map(b"".join))
 def test_parts_are_the_data_again(data):
     """And what looks like a notice is at the beginning of a part, if it is whole."""
     made = parts(data)
     assert b"".join(made) == data
-    assert all(b"N\0\0" not in part[1:] for part in made)
+    assert all(NOTICE not in part[1:] for part in made)
     assert all(made) or not data

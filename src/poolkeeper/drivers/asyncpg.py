@@ -15,6 +15,7 @@ from asyncpg import connect_utils
 
 from poolkeeper.config import PoolConfig
 from poolkeeper.drivers.asyncpg_cached import running
+from poolkeeper.drivers.asyncpg_copy_out import has_rows_waiting
 from poolkeeper.drivers.asyncpg_lease import PooledConnection, asyncpg_lease_released
 from poolkeeper.drivers.asyncpg_transaction import PooledTransaction
 from poolkeeper.drivers.base import (
@@ -151,7 +152,10 @@ class AsyncpgSession:
 
     def is_busy(self, lease: PooledConnection) -> bool:
         """See ``Session``."""
-        return bool(self.connection._stmt_exclusive_section._acquired or lease._running)
+        if has_rows_waiting(self.connection):
+            return False
+        waiting = lease._running > lease._at_borrower
+        return bool(self.connection._stmt_exclusive_section._acquired or waiting)
 
     def parameter(self, name: str) -> str | None:
         """See ``HostSession``."""

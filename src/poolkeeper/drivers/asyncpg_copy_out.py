@@ -10,45 +10,103 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 from collections import deque
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import asyncpg
+
+from poolkeeper.drivers.base import hear
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
 Output: TypeAlias = "Callable[[bytes], Awaitable[None]]"
 
-_NOTICE: Final = b"N\0\0"
-"""How a notice of less than 64 KiB begins. Rows may look like it: to part those does no harm."""
+_NOTICE: Final = re.compile(
+    rb"N\0.{3}S[^\0]{1,60}\0V(?:DEBUG|LOG|INFO|NOTICE|WARNING)\0", re.DOTALL
+)
+"""How a notice begins: type, length, severity in the server's language, and in English. One whose
+beginning is not complete costs no rows. To part rows that look like one does no harm, but takes
+time."""
+
+_READY_FOR_QUERY: Final = b"Z\0\0\0\x05"
+"""How the last message of an answer begins; one more byte follows."""
+_END: Final = len(_READY_FOR_QUERY) + 1
 
 
 async def copy_out(con: Any, copy: Callable[..., Awaitable[Any]], output: Output) -> Any:
     """Await ``copy(output=…)``, a COPY of ``con`` to the client.
 
+    Cancelling it leaves ``con`` as usable as after any other statement.
+
     Raises:
         Exception: What ``copy`` raises.
     """
     transport, protocol = con._transport, con._protocol
-    if transport is None or protocol is None or transport.get_protocol() is not protocol:
-        # Closed, or in the middle of another COPY: asyncpg has an error for both.
-        return await copy(output=output)
+    if transport is None or protocol is None:
+        return await copy(output=output)  # closed: asyncpg has an error for that
+    if transport.get_protocol() is not protocol:
+        raise asyncpg.InterfaceError(
+            "cannot perform operation: another operation is in progress, a COPY to the client. "
+            "Suggestion: wait until it is done, or borrow another connection."
+        )
     parting = PartingProtocol(transport, protocol, output)
     transport.set_protocol(parting)
+    # A task of its own: asyncpg must receive nothing between a cancellation and what it does
+    # about that.
+    copying = asyncio.ensure_future(_copy(protocol, copy, parting))
+    copying.add_done_callback(lambda _: _end(transport, protocol, parting))
+    copying.add_done_callback(hear)
+    try:
+        await asyncio.wait({copying})
+    except asyncio.CancelledError:
+        if copying.done():
+            raise
+        parting.hold()
+        copying.cancel()
+        await asyncio.wait({copying})
+    return copying.result()
+
+
+async def _copy(
+    protocol: Any, copy: Callable[..., Awaitable[Any]], parting: PartingProtocol
+) -> Any:
     try:
         return await copy(output=parting.pass_on)
-    finally:
-        transport.set_protocol(protocol)
-        parting.end()
+    except asyncio.CancelledError:
+        if parting.in_the_middle and protocol.is_connected() and not protocol._is_cancelling():
+            # asyncpg forgets to when rows have come that it has not begun to pass on.
+            protocol._request_cancel()
+        raise
+
+
+def _end(transport: Any, protocol: Any, parting: PartingProtocol) -> None:
+    transport.set_protocol(protocol)
+    parting.end()
+
+
+def has_rows_waiting(con: Any) -> bool:
+    """Whether the next rows of a COPY are here already, so that nobody waits for the server."""
+    transport = con._transport
+    protocol = None if transport is None else transport.get_protocol()
+    return isinstance(protocol, PartingProtocol) and protocol.has_parts_waiting
+
+
+def is_file(output: Any) -> bool:
+    """Whether asyncpg would take an output for a file, or for the path of one."""
+    return (
+        hasattr(output, "__fspath__") or isinstance(output, str | bytes) or hasattr(output, "write")
+    )
 
 
 @contextlib.asynccontextmanager
-async def as_function(output: Any) -> AsyncIterator[Output]:
-    """Whatever asyncpg takes as the ``output`` of a COPY, as a function that takes rows.
+async def writing(output: Any) -> AsyncIterator[Output]:
+    """A function that writes rows to a file, in a thread, as asyncpg does.
 
-    A path is opened and closed; files are written in a thread, as asyncpg does. What it would
-    refuse is left as it is.
+    Args:
+        output: A file, or the path of one, which is opened and closed.
 
     Raises:
         OSError: The file cannot be opened.
@@ -57,9 +115,6 @@ async def as_function(output: Any) -> AsyncIterator[Output]:
     try:
         path = os.fspath(output)
     except TypeError:
-        if not hasattr(output, "write"):
-            yield output
-            return
         file, opened = output, None
     else:
         file = opened = await in_thread(None, open, path, "wb")
@@ -95,11 +150,26 @@ class PartingProtocol(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[bytes] = deque()
         self._passing_on = False
+        self._held = False
         self._next: asyncio.Handle | None = None
+        self._end = b""
+
+    @property
+    def has_parts_waiting(self) -> bool:
+        """Whether something was received that asyncpg has not been given."""
+        return bool(self._waiting)
+
+    @property
+    def in_the_middle(self) -> bool:
+        """Whether asyncpg has been given a part of an answer, but not its end."""
+        if self._waiting:
+            return True
+        return bool(self._end) and not self._end.startswith(_READY_FOR_QUERY)
 
     def data_received(self, data: bytes) -> None:
         """See ``asyncio.Protocol``."""
-        if not self._waiting and _NOTICE not in data:
+        self._end = (self._end + data[-_END:])[-_END:]
+        if not (self._waiting or self._held) and _NOTICE.search(data) is None:
             self._protocol.data_received(data)
             return
         self._waiting.extend(parts(data))
@@ -127,10 +197,19 @@ class PartingProtocol(asyncio.Protocol):
         if self._next is not None:
             self._next.cancel()
             self._next = None
+        if self._held:
+            return
         while self._waiting and self._transport.is_reading():
             self._give()
         if self._waiting and not self._passing_on:
             self._next = self._loop.call_soon(self._go_on)
+
+    def hold(self) -> None:
+        """Give asyncpg nothing more before the end: its wait for rows is about to be cancelled.
+
+        An output that is cancelled may go on all the same, and gets its rows.
+        """
+        self._held = not self._passing_on
 
     def end(self) -> None:
         """Nobody waits for rows any more: asyncpg is given all the rest, and throws it away."""
@@ -169,6 +248,5 @@ class PartingProtocol(asyncio.Protocol):
 
 def parts(data: bytes) -> list[bytes]:
     """``data`` parted before everything that looks like a notice."""
-    first, *behind = data.split(_NOTICE)
-    made = [_NOTICE + part for part in behind]
-    return [first, *made] if first else made
+    starts = [found.start() for found in _NOTICE.finditer(data)]
+    return [data[a:b] for a, b in pairwise([0, *starts, len(data)]) if a < b]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import asyncpg
 from asyncpg import connection as asyncpg_connection
+from asyncpg import utils
 
 from poolkeeper.drivers.asyncpg_cached import (
     ALL_ROWS,
@@ -17,7 +18,7 @@ from poolkeeper.drivers.asyncpg_cached import (
     run_cached,
     running,
 )
-from poolkeeper.drivers.asyncpg_copy_out import as_function, copy_out
+from poolkeeper.drivers.asyncpg_copy_out import copy_out, is_file, writing
 from poolkeeper.drivers.asyncpg_prepared import watched_cursor, watched_statement
 from poolkeeper.drivers.asyncpg_transaction import PooledTransaction
 from poolkeeper.exceptions import PoolUsageError
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from poolkeeper.core.slots import Slot
+    from poolkeeper.drivers.asyncpg_copy_out import Output
     from poolkeeper.drivers.base import Notes, Owner
 
 
@@ -64,6 +66,7 @@ class PooledConnection(asyncpg_connection._ConnectionProxy):  # type: ignore[mis
     """
 
     __slots__ = (
+        "_at_borrower",
         "_code",
         "_con",
         "_dirty",
@@ -85,6 +88,8 @@ class PooledConnection(asyncpg_connection._ConnectionProxy):  # type: ignore[mis
         self._notes = notes
         self._dirty = 0
         self._running = 0
+        # How many of those wait for the borrower now, and not for the server.
+        self._at_borrower = 0
         # Statements run through an object of asyncpg's that reports to nobody.
         self._unseen = False
         # A COMMIT sent and perhaps not answered yet.
@@ -191,17 +196,15 @@ def _mind_the_borrower(lease: PooledConnection, options: dict[str, Any]) -> None
             options[source] = _fed(lease, options[source])
 
 
-def _taken(lease: PooledConnection, output: Any) -> Any:
+def _taken(lease: PooledConnection, output: Output) -> Output:
     """While the borrower takes rows, nobody waits for the server."""
-    if not callable(output):
-        return output  # asyncpg has an error for it
 
     async def take(data: bytes) -> None:
-        lease._running -= 1
+        lease._at_borrower += 1
         try:
             await output(data)
         finally:
-            lease._running += 1
+            lease._at_borrower -= 1
 
     return take
 
@@ -210,13 +213,13 @@ async def _fed(lease: PooledConnection, source: Any) -> AsyncIterator[Any]:
     """Rows of the borrower's; while they are waited for, nobody waits for the server."""
     steps = source.__aiter__()
     while True:
-        lease._running -= 1
+        lease._at_borrower += 1
         try:
             row = await steps.__anext__()
         except StopAsyncIteration:
             return
         finally:
-            lease._running += 1
+            lease._at_borrower -= 1
         yield row
 
 
@@ -281,21 +284,31 @@ async def copy_from_query(self: PooledConnection, query: str, *args: Any, **kwar
     self._last_query = query
     if query not in self._notes.clean:
         self._dirty |= self._notes.mark(query)
-    return await _copy_out(self, self._con.copy_from_query, query, *args, **kwargs)
+    return await _copy_out(self, "copy_from_query", query, *args, **kwargs)
 
 
 async def copy_from_table(self: PooledConnection, *args: Any, **kwargs: Any) -> Any:
     """See asyncpg."""
-    return await _copy_out(self, self._con.copy_from_table, *args, **kwargs)
+    return await _copy_out(self, "copy_from_table", *args, **kwargs)
 
 
-async def _copy_out(
-    lease: PooledConnection, method: Callable[..., Any], *args: Any, output: Any, **kwargs: Any
-) -> Any:
+async def _copy_out(lease: PooledConnection, name: str, *args: Any, **kwargs: Any) -> Any:
     con = lease._con
+    method = getattr(con, name)
+    output: Any = kwargs.get("output")
+    # A connection_class of the user's may do anything with its arguments.
+    overridden = getattr(type(con), name) is not getattr(asyncpg.Connection, name)
+    if not (callable(output) or (is_file(output) and not overridden)):
+        return await running(con, method(*args, **kwargs))
+    if name == "copy_from_query" and len(args) > 1 and not overridden:
+        # Before a file is opened, which empties it: the values may be wrong.
+        query, *values = args
+        args = (await running(con, utils._mogrify(con, query, values)),)
     copy = functools.partial(method, *args, **kwargs)
-    async with as_function(output) as take:
-        return await running(con, copy_out(con, copy, _taken(lease, take)))
+    if not is_file(output):
+        return await running(con, copy_out(con, copy, _taken(lease, output)))
+    async with writing(output) as write:
+        return await running(con, copy_out(con, copy, _taken(lease, write)))
 
 
 def transaction(

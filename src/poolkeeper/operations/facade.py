@@ -216,8 +216,9 @@ class Operations(Verbs):
         """Forget operations that were done or cancelled long ago, with their rejects.
 
         What they did stays; only that they did it is forgotten, so a file loaded by one of them
-        is loaded once more if somebody asks for it. Some are forgotten at a time: what a lost
-        connection or a cancellation interrupts may be done in part.
+        is loaded once more if somebody asks for it. Some are forgotten at a time: what a
+        cancellation interrupts may be done in part, and of those a connection is lost at some may
+        not be counted.
 
         Args:
             older_than: Seconds since they ended.

@@ -347,7 +347,7 @@ class Runner:
                 lost = True
             else:
                 raise refusal(error, self._status) from error
-        if code == READ_ONLY_TRANSACTION:
+        if code == READ_ONLY_TRANSACTION and self._sessions.has_one_for_chunks:
             # It stays so for this session, whatever becomes of the server.
             self._sessions.throw_away("read_only")
             self._let_go()

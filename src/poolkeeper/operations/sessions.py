@@ -73,8 +73,7 @@ class Sessions:
 
     def throw_away(self, reason: str) -> None:
         """End the connection for chunks: it is good for nobody."""
-        if self._chunks is not None:
-            self._pool.throw_away(self._chunks, reason)
+        self._pool.throw_away(self._chunks, reason)
 
     def let_go(self) -> None:
         """Give all back, but for those the run may be reading with: these are cut off.
