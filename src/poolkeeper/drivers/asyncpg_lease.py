@@ -296,16 +296,17 @@ async def _copy_out(lease: PooledConnection, name: str, *args: Any, **kwargs: An
     con = lease._con
     method = getattr(con, name)
     output: Any = kwargs.get("output")
+    file = is_file(output)
     # A connection_class of the user's may do anything with its arguments.
     overridden = getattr(type(con), name) is not getattr(asyncpg.Connection, name)
-    if not (callable(output) or (is_file(output) and not overridden)):
+    if overridden if file else not callable(output):
         return await running(con, method(*args, **kwargs))
     if name == "copy_from_query" and len(args) > 1 and not overridden:
         # Before a file is opened, which empties it: the values may be wrong.
         query, *values = args
         args = (await running(con, utils._mogrify(con, query, values)),)
     copy = functools.partial(method, *args, **kwargs)
-    if not is_file(output):
+    if not file:
         return await running(con, copy_out(con, copy, _taken(lease, output)))
     async with writing(output) as write:
         return await running(con, copy_out(con, copy, _taken(lease, write)))
