@@ -177,7 +177,8 @@ async def test_deadlocks_are_run_again(rig):
         await asyncio.gather(
             pool.run_transaction(update, 1, 2, one), pool.run_transaction(update, 2, 1, two)
         )
-        assert len(one) + len(two) == 3
+        # One that is run again may get its first row before the other one has woken up.
+        assert len(one) + len(two) >= 3
         assert await rig.admin.fetchval("SELECT sum(n) FROM account") == 4
 
 

@@ -18,6 +18,7 @@ from poolkeeper.drivers.asyncpg_cached import (
     run_cached,
     running,
 )
+from poolkeeper.drivers.asyncpg_copy_in import copy_in
 from poolkeeper.drivers.asyncpg_copy_out import copy_out, is_file, writing
 from poolkeeper.drivers.asyncpg_prepared import watched_cursor, watched_statement
 from poolkeeper.drivers.asyncpg_transaction import PooledTransaction
@@ -135,8 +136,8 @@ STATE_METHODS = frozenset(
 )
 """Methods that change what the next borrower would find."""
 
-UNLOCKED_METHODS = frozenset({"copy_to_table", "copy_records_to_table", "set_type_codec"})
-"""Methods asyncpg runs outside the lock that otherwise tells that a connection is busy."""
+COPY_IN_METHODS = frozenset({"copy_to_table", "copy_records_to_table"})
+"""Methods that send rows, outside asyncpg's lock that otherwise tells that a connection is busy."""
 
 
 def _wrap_statement(name: str) -> Callable[..., Any]:
@@ -180,20 +181,21 @@ def _wrap_state(name: str) -> Callable[..., Any]:
     return call
 
 
-def _wrap_unlocked(name: str) -> Callable[..., Any]:
+def _wrap_copy_in(name: str) -> Callable[..., Any]:
     async def call(self: PooledConnection, *args: Any, **kwargs: Any) -> Any:
         con = self._con
-        _mind_the_borrower(self, kwargs)
-        return await running(con, getattr(con, name)(*args, **kwargs))
+        for source in ("source", "records"):
+            if hasattr(kwargs.get(source), "__aiter__"):
+                kwargs[source] = _fed(self, con, kwargs[source])
+        return await running(con, copy_in(con, getattr(con, name)(*args, **kwargs)))
 
     return call
 
 
-def _mind_the_borrower(lease: PooledConnection, options: dict[str, Any]) -> None:
-    """While COPY waits for the borrower's own rows, nobody is silent."""
-    for source in ("source", "records"):
-        if hasattr(options.get(source), "__aiter__"):
-            options[source] = _fed(lease, options[source])
+async def set_type_codec(self: PooledConnection, *args: Any, **kwargs: Any) -> None:
+    """See asyncpg, which runs it outside its lock."""
+    con = self._con
+    await running(con, con.set_type_codec(*args, **kwargs))
 
 
 def _taken(lease: PooledConnection, output: Output) -> Output:
@@ -209,10 +211,11 @@ def _taken(lease: PooledConnection, output: Output) -> Output:
     return take
 
 
-async def _fed(lease: PooledConnection, source: Any) -> AsyncIterator[Any]:
+async def _fed(lease: PooledConnection, con: Any, source: Any) -> AsyncIterator[Any]:
     """Rows of the borrower's; while they are waited for, nobody waits for the server."""
     steps = source.__aiter__()
-    while True:
+    # A connection that is lost takes none, and asyncpg hears of it at the end of the rows.
+    while not con.is_closed():
         lease._at_borrower += 1
         try:
             row = await steps.__anext__()
@@ -329,6 +332,7 @@ def _install() -> None:
         "fetch": fetch,
         "fetchrow": fetchrow,
         "fetchval": fetchval,
+        "set_type_codec": set_type_codec,
         "transaction": transaction,
     }
     for name in dir(asyncpg.Connection):
@@ -343,8 +347,8 @@ def _install() -> None:
             wrapper = _wrap_statement(name)
         elif name in STATE_METHODS:
             wrapper = _wrap_state(name)
-        elif name in UNLOCKED_METHODS:
-            wrapper = _wrap_unlocked(name)
+        elif name in COPY_IN_METHODS:
+            wrapper = _wrap_copy_in(name)
         else:
             wrapper = _wrap_plain(name)
         functools.update_wrapper(wrapper, method)
