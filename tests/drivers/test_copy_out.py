@@ -7,6 +7,7 @@ import queue
 import socket
 import ssl
 import threading
+import time
 from contextlib import asynccontextmanager, contextmanager
 from urllib.parse import urlsplit
 
@@ -353,6 +354,26 @@ async def test_rows_that_look_like_notices_are_not_parted(postgres):
         query = "select 78, n from generate_series(1, 300000) n"  # N and the length of the next
         await pool.copy_from_query(query, output=count, format="binary")
     assert calls < 10_000
+
+
+@on_both_loops
+async def test_rows_that_wait_behind_notices_are_no_silence(postgres):
+    """While an output works on them nothing is read, and the server waits for its client."""
+    rows = 0
+
+    async def work(some):
+        nonlocal rows
+        rows += some.count(b"\n")
+        time.sleep(0.005)
+
+    async with (
+        told(postgres),
+        pool_on(postgres.url, max_size=1, stall_after=0.2, application="work") as pool,
+    ):
+        query = "select told(n, 3), repeat('y', 1000) from generate_series(1, 2000) n"
+        await pool.copy_from_query(query, output=work)
+        assert "stalled" not in pool.get_statistics().recycled
+    assert rows == 2000
 
 
 NOTICE = b"N\0\0\0\x20SINFO\0VINFO\0C00000\0Mrow\0\0"

@@ -83,11 +83,16 @@ async def guarded(con: Any, work: Awaitable[Any]) -> Any:
         if con._protocol is not None:
             raise
         # Cut off between two steps of one statement; asyncpg takes it for granted that it is not.
-        lost = exceptions.ConnectionDoesNotExistError(
-            "connection was closed in the middle of operation"
-        )
+        lost = closed_midway()
         explain(con, lost)
         raise lost from error
+
+
+def closed_midway() -> exceptions.ConnectionDoesNotExistError:
+    """What asyncpg itself raises when a connection is lost under a statement."""
+    return exceptions.ConnectionDoesNotExistError(
+        "connection was closed in the middle of operation"
+    )
 
 
 async def running(con: Any, work: Awaitable[Any]) -> Any:

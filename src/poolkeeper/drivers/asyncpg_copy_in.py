@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import asyncpg
+from poolkeeper.drivers.asyncpg_cached import closed_midway
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -31,16 +31,12 @@ async def copy_in(con: Any, copy: Awaitable[Any]) -> Any:
         status = await copy
     except RuntimeError as error:
         # What uvloop raises when something is written to a closed transport.
-        if con.is_closed():
-            raise _closed() from error
+        if con.isclosed_midway():
+            raise closed_midway() from error
         raise
     finally:
         con.remove_termination_listener(go_on)
-    if status is None and con.is_closed():
+    if status is None and con.isclosed_midway():
         # What asyncpg gives to whoever waits when it is closed from this side.
-        raise _closed()
+        raise closed_midway()
     return status
-
-
-def _closed() -> asyncpg.ConnectionDoesNotExistError:
-    return asyncpg.ConnectionDoesNotExistError("connection was closed in the middle of operation")
