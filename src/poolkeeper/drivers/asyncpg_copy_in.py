@@ -31,12 +31,12 @@ async def copy_in(con: Any, copy: Awaitable[Any]) -> Any:
         status = await copy
     except RuntimeError as error:
         # What uvloop raises when something is written to a closed transport.
-        if con.isclosed_midway():
+        if con.is_closed():
             raise closed_midway() from error
         raise
     finally:
         con.remove_termination_listener(go_on)
-    if status is None and con.isclosed_midway():
+    if status is None and con.is_closed():
         # What asyncpg gives to whoever waits when it is closed from this side.
         raise closed_midway()
     return status
